@@ -1,0 +1,9 @@
+"""What one leg recorded: a folder of JSON and safetensors, the only thing that passes between
+capturing and comparing.
+"""
+
+from harness.trace.reader import Trace
+from harness.trace.schema import Manifest
+from harness.trace.writer import TraceWriter
+
+__all__ = ["Manifest", "Trace", "TraceWriter"]

@@ -1,0 +1,125 @@
+"""The trace's manifest and its tables, versioned; :data:`SCHEMA_VERSION` changes with any of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+SCHEMA_VERSION = 1
+
+#: A name that is also a file name: no separator, no leading dot.
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*$", max_length=120)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+DType = Literal["float64", "float32", "bfloat16", "float16"]
+LoaderState = Literal["installed", "patched", "reverted"]
+
+
+class Record(BaseModel):
+    """Base of all that is stored: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(Record):
+    """Size in bytes and digest of one file of the trace."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class CheckpointEntry(Record):
+    """Which weights ran. ``trained`` is false where transcripts mean nothing (random weights)."""
+
+    source: str
+    digest: Sha256
+    config: dict[str, Any]
+    trained: bool
+
+
+class ClipEntry(Record):
+    """One clip as both stacks got it: 16 kHz float32 mono, ``sha256`` over those samples' bytes.
+
+    ``unsupported`` gives the reason where the model itself cannot take the clip; no leg runs it then.
+    """
+
+    id: Identifier
+    sha256: Sha256
+    samples: Annotated[int, Field(ge=0)]
+    transcript: str | None
+    language: str
+    unsupported: str | None = None
+
+
+class Environment(Record):
+    """Where the leg ran: what a reader needs to run it again."""
+
+    python: str
+    platform: str
+    device_name: str
+    cpu_isa: str
+    threads: int
+    packages: dict[str, str]
+    variables: dict[str, str]
+
+
+class Manifest(Record):
+    """Everything about a trace but its tensors. Written last: without it a folder is no trace."""
+
+    schema_version: Literal[1] = 1
+    case: str
+    leg: str
+    backend: str
+    device: str
+    dtype: DType
+    attention: str
+    loader: LoaderState
+    seed: int
+    max_new_tokens: int
+    prompt_token_ids: tuple[int, ...]
+    stop_token_ids: tuple[int, ...]
+    checkpoint: CheckpointEntry
+    clips: tuple[ClipEntry, ...]
+    environment: Environment
+    started: str
+    seconds: dict[str, float]
+    files: dict[str, FileEntry]
+
+
+class ParameterRecord(Record):
+    """One parameter, or one shard of a fused one, under its canonical name.
+
+    ``source`` is the stack's own name and rows, e.g. ``…qkv_proj.bias[64:128]``. ``max_abs`` is over the
+    finite elements. The values of one-dimensional parameters, and a 64-bit digest of each row of the
+    others, are in ``parameters.safetensors`` as ``values/NAME`` and ``rows/NAME``.
+    """
+
+    name: str
+    source: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: Sha256
+    non_finite: int
+    max_abs: float
+
+
+class ParameterTable(Record):
+    """All parameters of a leg; ``unmapped`` are those that the Case has no canonical name for."""
+
+    parameters: tuple[ParameterRecord, ...]
+    unmapped: tuple[str, ...]
+
+
+class TranscriptRecord(Record):
+    """What a leg said for one clip. ``error`` holds the stack's own refusal, then the rest is empty."""
+
+    clip: Identifier
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    error: str | None = None
+
+
+class TranscriptTable(Record):
+    """The transcripts of a leg, in the order of the manifest's clips."""
+
+    transcripts: tuple[TranscriptRecord, ...]
