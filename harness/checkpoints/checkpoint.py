@@ -1,0 +1,125 @@
+"""A checkpoint on disk, and how the name given on the command line becomes one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.checkpoints.random import RandomSpec, build_random
+from harness.checkpoints.tokenizer import encode
+from harness.errors import InputError
+from harness.files import sha256_file
+
+if TYPE_CHECKING:
+    from harness.cases.case import Case
+
+_SUFFIXES = {".safetensors", ".json", ".jinja"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A local folder that both stacks load. ``trained`` is false where transcripts mean nothing."""
+
+    source: str
+    folder: Path
+    configs: dict[str, dict[str, Any]]
+    digest: str
+    prompt_token_ids: tuple[int, ...]
+    trained: bool
+
+
+def resolve_checkpoint(name: str, *, case: Case, folder: Path) -> Checkpoint:
+    """Find or build the checkpoint that ``name`` means.
+
+    Args:
+        name: ``random`` or ``random:seed=1,dtype=bfloat16,shards=2,encoder_layers=4``, a local folder, or
+            a hub id.
+        case: the model family it must be of.
+        folder: where a ``random`` checkpoint is built.
+
+    Raises:
+        InputError: no such checkpoint, not reachable, incomplete, or of another model family.
+    """
+    if name == "random" or name.startswith("random:"):
+        spec = RandomSpec.parse(name.removeprefix("random").removeprefix(":"), case=case)
+        return open_checkpoint(build_random(spec, case=case, path=folder), case=case, source=name, trained=False)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return open_checkpoint(path.resolve(), case=case, source=str(path), trained=True)
+    if path.is_file() or name.startswith((".", "/", "~")):
+        msg = f"checkpoint {name!r}: expected a folder with config.json and safetensors, found none there"
+        raise InputError(msg)
+    return open_checkpoint(_from_hub(name, case=case), case=case, source=name, trained=True)
+
+
+def _from_hub(name: str, *, case: Case) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt"]))
+    except HFValidationError:
+        msg = (
+            f"checkpoint {name!r} is neither a folder here nor a hub id of the form OWNER/NAME; "
+            f"try 'random', a path, or {case.hub_id}"
+        )
+    except LocalEntryNotFoundError:
+        msg = (
+            f"checkpoint {name!r} is not a folder here, not in the local hub cache, and the hub cannot be "
+            f"reached (offline, or HF_HUB_OFFLINE is set); download it once with 'hf download {name}', or "
+            "give a local folder"
+        )
+    except (HfHubHTTPError, OSError) as error:
+        msg = f"checkpoint {name!r} could not be downloaded: {str(error).splitlines()[0]}"
+    raise InputError(msg)
+
+
+def open_checkpoint(folder: Path, *, case: Case, source: str, trained: bool) -> Checkpoint:
+    """Read a checkpoint's configuration and digest its files; the weights themselves stay on disk.
+
+    Raises:
+        InputError: a file is missing or not JSON, or the model family is another one.
+    """
+    configs: dict[str, dict[str, Any]] = {}
+    for name in ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            configs[name] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            msg = f"checkpoint {source}: {name} is not valid JSON: {error}"
+            raise InputError(msg) from error
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        msg = f"checkpoint {source}: expected a folder with {', '.join(missing)}, found none in {folder}"
+        raise InputError(msg)
+    if (found := configs["config.json"].get("model_type")) != case.model_type:
+        msg = f"checkpoint {source}: expected model_type {case.model_type!r} for {case.name}, found {found!r}"
+        raise InputError(msg)
+    prompt = encode(folder, case.prompt())
+    (audio_token,) = encode(folder, case.audio_token)[:1] or (None,)
+    if prompt.count(audio_token) != 1:  # type: ignore[arg-type]
+        msg = f"checkpoint {source}: its tokenizer has no token of its own for {case.audio_token!r}"
+        raise InputError(msg)
+    return Checkpoint(
+        source=source,
+        folder=folder,
+        configs=configs,
+        digest=_digest(folder),
+        prompt_token_ids=prompt,
+        trained=trained,
+    )
+
+
+def _digest(folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _SUFFIXES and path.is_file():
+            total.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+    return total.hexdigest()
