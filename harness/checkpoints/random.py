@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +31,7 @@ class RandomSpec:
     seed: int = 0
     dtype: str = "float32"
     shards: int = 1
-    sizes: Mapping[str, int] = MappingProxyType({})
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str, *, case: Case) -> RandomSpec:
@@ -61,7 +60,7 @@ class RandomSpec:
                 raise InputError(msg)
             numbers[key] = int(value)
         seed, shards = numbers.pop("seed", 0), numbers.pop("shards", 1)
-        return cls(seed=seed, dtype=dtype, shards=shards, sizes=MappingProxyType(numbers))
+        return cls(seed=seed, dtype=dtype, shards=shards, sizes=numbers)
 
 
 def build_random(spec: RandomSpec, *, case: Case, path: Path) -> Path:

@@ -1,0 +1,32 @@
+"""Starts :mod:`harness.backends.capture` in an interpreter that need not have the harness installed.
+
+Run as a file: only the package ``harness`` is taken from where this file lies, so that nothing else
+there can shadow what the leg's own environment has.
+"""
+
+import importlib.util
+import pathlib
+import sys
+
+
+def main() -> int:
+    """Make ``harness`` importable, and nothing else; then capture."""
+    if sys.version_info < (3, 11):
+        sys.stderr.write(f"a leg's interpreter must be Python 3.11 or later, {sys.executable} is {sys.version}\n")
+        return 1
+    package = pathlib.Path(__file__).resolve().parent.parent
+    sys.path[:] = [entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != package / "backends"]
+    spec = importlib.util.spec_from_file_location(
+        "harness", package / "__init__.py", submodule_search_locations=[str(package)]
+    )
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - for the type checker
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["harness"] = module
+    spec.loader.exec_module(module)
+    from harness.backends.capture import main as capture
+
+    return capture(sys.argv[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

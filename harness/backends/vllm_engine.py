@@ -1,0 +1,143 @@
+"""The vLLM stack: the real engine through ``vllm.LLM``. Runs inside a leg's process."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+# Read by vLLM when it is imported: the engine core stays in this process, where loader and hooks are.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+# The engine runs eagerly, but vLLM compiles the ranking of log-probabilities: 25 s at its first use.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+import numpy as np
+import torch
+import vllm
+
+from harness.backends import vllm_loader
+from harness.backends.backend import Backend, Captured
+from harness.backends.probes import Recorder, hooked, record_parameters
+from harness.errors import CaptureError
+from harness.trace.schema import TranscriptRecord
+from harness.trace.tensors import RawTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.trace import TraceWriter
+
+
+class Vllm(Backend):
+    """``vllm.LLM`` on CPU or CUDA: all clips submitted together, greedy, eager mode."""
+
+    def capture(self, writer: TraceWriter) -> Captured:
+        """Start the engine, record the parameters as loaded, then all clips at once.
+
+        Two requests per clip: the first token with the logits of the whole vocabulary, then the
+        transcript. The engine's caches make the second one reuse what the first has computed.
+        """
+        request = self.request
+        if (platform := vllm.platforms.current_platform.device_type) != request.device:
+            msg = f"this vLLM {vllm.__version__} is built for {platform}, the leg asks for {request.device}"
+            raise CaptureError(msg)
+        clock = time.perf_counter()
+        self.progress("starting the engine")
+        llm = self._start(writer)
+        started = time.perf_counter()
+        clips = request.runnable
+        audio = {clip.id: self.samples(clip.id) for clip in clips}
+        prompts = [
+            {
+                "prompt_token_ids": list(request.prompt_token_ids),
+                "multi_modal_data": {"audio": (audio[clip.id], 16000)},
+                # vLLM encodes equal items once; named apart, every clip is encoded for itself.
+                "multi_modal_uuids": {"audio": [clip.id]},
+            }
+            for clip in clips
+        ]
+        recorder = Recorder(writer, [(clip.id, self.case.chunks(clip.samples, self.configs)) for clip in clips])
+        self.progress(f"encoding {len(clips)} clips")
+        first = self._first_tokens(llm, prompts, recorder)
+        if recorder.pending:
+            msg = f"vLLM answered without encoding {', '.join(recorder.pending[:3])}…"
+            raise CaptureError(msg)
+        encoded = time.perf_counter()
+        self.progress(f"transcribing {len(clips)} clips")
+        outputs = llm.generate(prompts, self._sampling(request.max_new_tokens), use_tqdm=False)
+        for clip, logits, output in zip(clips, first, outputs, strict=True):
+            writer.add_audio(clip=clip.id, samples=audio[clip.id])
+            writer.add_activation(clip=clip.id, probe="lm.logits", tensor=RawTensor.of(logits))
+            answer = output.outputs[0]
+            tokens = tuple(token for token in answer.token_ids if token not in request.stop_token_ids)
+            writer.add_transcript(TranscriptRecord(clip=clip.id, text=answer.text, token_ids=tokens))
+        return Captured(
+            attention=self._attention(llm),
+            device_name=torch.cuda.get_device_name() if request.device == "cuda" else "",
+            seconds={
+                "load": started - clock,
+                "clips": time.perf_counter() - started,
+                "first_tokens": encoded - started,
+            },
+        )
+
+    def _start(self, writer: TraceWriter) -> vllm.LLM:
+        request = self.request
+
+        def snapshot(model: torch.nn.Module) -> None:
+            self.progress("recording the parameters")
+            record_parameters(model, stack="vllm", case=self.case, configs=self.configs, writer=writer)
+            self.progress("preparing the engine")
+
+        return vllm.LLM(
+            model=str(request.checkpoint_folder),
+            dtype=request.dtype,
+            seed=request.seed,
+            load_format=vllm_loader.register(snapshot),
+            enforce_eager=True,
+            limit_mm_per_prompt={"audio": 1},
+            max_logprobs=-1,
+            logprobs_mode="raw_logits",
+        )
+
+    def _sampling(self, max_tokens: int, *, logprobs: int | None = None) -> vllm.SamplingParams:
+        return vllm.SamplingParams(
+            temperature=0.0,
+            max_tokens=max_tokens,
+            stop_token_ids=list(self.request.stop_token_ids),
+            logprobs=logprobs,
+            skip_special_tokens=True,
+        )
+
+    def _first_tokens(
+        self, llm: vllm.LLM, prompts: Sequence[Any], recorder: Recorder
+    ) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        """Generate one token per clip with the probes attached; return its logits, float32 [vocab]."""
+        sites = self.case.sites("vllm", self.configs)
+        with ExitStack() as hooks:
+            llm.apply_model(lambda model: hooks.enter_context(hooked(model, sites, recorder)))
+            outputs = llm.generate(prompts, self._sampling(1, logprobs=-1), use_tqdm=False)
+        rows = []
+        for output in outputs:
+            (entries,) = output.outputs[0].logprobs
+            row = np.full(len(entries), np.nan, dtype=np.float32)
+            for token, entry in entries.items():
+                row[token] = entry.logprob
+            rows.append(row)
+        return rows
+
+    @staticmethod
+    def _attention(llm: vllm.LLM) -> str:
+        def ask(model: torch.nn.Module) -> str:
+            found = {
+                str(getattr(backend, "name", backend))
+                for module in model.modules()
+                if type(module).__name__ == "MMEncoderAttention"
+                and (backend := getattr(module, "attn_backend", None)) is not None
+            }
+            return ", ".join(sorted(found)) or "unknown"
+
+        return str(llm.apply_model(ask)[0])

@@ -1,0 +1,200 @@
+"""Parameter parity: bit for bit, and zero where the checkpoint has nothing. No tolerance.
+
+A constant k bias cancels in the softmax on the half of each head that is not rotated, so that neither
+activations nor WER can stand in for this check.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.compare.plan import UNMAPPED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from harness.cases.case import Parameter
+    from harness.compare.plan import PlannedCheck
+    from harness.compare.result import CheckResult
+    from harness.trace import Trace
+    from harness.trace.schema import ParameterRecord
+
+
+def compare_parameters(
+    checks: Iterable[PlannedCheck],
+    *,
+    parameters: Iterable[Parameter],
+    candidate: Trace,
+    reference: Trace,
+) -> list[CheckResult]:
+    """Compare every planned parameter, and demand that both legs have no other."""
+    by_name = {parameter.name: parameter for parameter in parameters}
+    pair = _Pair(candidate, reference)
+    return [
+        pair.unmapped(check) if check.subject == UNMAPPED else pair.compare(check, by_name[check.subject])
+        for check in checks
+    ]
+
+
+class _Pair:
+    """Two traces, and where in the reference each digest is found."""
+
+    def __init__(self, candidate: Trace, reference: Trace) -> None:
+        self._candidate = candidate
+        self._reference = reference
+        self._homes: dict[str, list[str]] = {}
+        for record in reference.parameters.values():
+            self._homes.setdefault(record.sha256, []).append(record.name)
+
+    def unmapped(self, check: PlannedCheck) -> CheckResult:
+        """No leg may have a parameter that the Case does not know: it would not be compared."""
+        names = [
+            f"{trace.manifest.leg}: {name}"
+            for trace in (self._reference, self._candidate)
+            for name in trace.unmapped_parameters
+        ]
+        metric, message = "parameters without a canonical name", ""
+        if names:
+            message = f"{len(names)} parameters are unknown to the case and were not compared: {names[0]}"
+        return check.result(
+            "fail" if names else "pass",
+            message,
+            metric=metric,
+            measured=len(names),
+            allowed=0,
+            where=names[0] if names else "",
+        )
+
+    def compare(self, check: PlannedCheck, parameter: Parameter) -> CheckResult:
+        """Compare one parameter."""
+        ours = self._candidate.parameters.get(parameter.name)
+        theirs = self._reference.parameters.get(parameter.name)
+        for record, trace in ((ours, self._candidate), (theirs, self._reference)):
+            if record is None:
+                continue
+            if record.non_finite:
+                return self._not_finite(check, record, trace)
+            if record.shape != parameter.shape:
+                return check.result(
+                    "fail",
+                    f"{record.source} on {trace.manifest.leg} has shape {list(record.shape)}, "
+                    f"the configuration makes it {list(parameter.shape)}",
+                    where=record.source,
+                )
+        if ours is None or theirs is None:
+            present = ours or theirs
+            return (
+                self._absent(check, parameter)
+                if present is None
+                else self._one_sided(check, parameter, present)
+            )
+        if ours.dtype != theirs.dtype:
+            if self._candidate.manifest.dtype != self._reference.manifest.dtype:
+                return check.result(
+                    "unsupported",
+                    f"legs of {self._candidate.manifest.dtype} and {self._reference.manifest.dtype} have no "
+                    "bits to compare; capture the reference at the candidate's dtype",
+                )
+            return check.result(
+                "fail", f"{ours.source} is {ours.dtype}, {theirs.source} of the reference {theirs.dtype}"
+            )
+        if ours.sha256 == theirs.sha256:
+            return check.result("pass", metric=_metric(ours), measured=0, allowed=0)
+        return self._different(check, ours, theirs)
+
+    def _not_finite(self, check: PlannedCheck, record: ParameterRecord, trace: Trace) -> CheckResult:
+        values = trace.parameter_values(record.name)
+        where = "" if values is None else _ranges(np.flatnonzero(~np.isfinite(values)))
+        return check.result(
+            "fail",
+            f"{record.source} on {trace.manifest.leg}: {record.non_finite} of {_size(record)} elements are "
+            f"NaN or Inf{f' at {where}' if where else ''}",
+            metric="elements not finite",
+            measured=record.non_finite,
+            allowed=0,
+            where=where,
+        )
+
+    def _absent(self, check: PlannedCheck, parameter: Parameter) -> CheckResult:
+        if parameter.zero_if_absent:
+            return check.result("pass", "neither stack has it", metric="elements not zero", measured=0, allowed=0)
+        return check.result("missing", f"neither leg has {parameter.name}: nothing was compared")
+
+    def _one_sided(self, check: PlannedCheck, parameter: Parameter, record: ParameterRecord) -> CheckResult:
+        has, lacks = self._candidate, self._reference
+        if parameter.name not in has.parameters:
+            has, lacks = lacks, has
+        if not parameter.zero_if_absent:
+            return check.result(
+                "missing", f"{lacks.manifest.leg} has no {parameter.name}; {has.manifest.leg} has it"
+            )
+        if record.max_abs == 0:
+            return check.result("pass", metric="elements not zero", measured=0, allowed=0)
+        values = has.parameter_values(parameter.name)
+        wrong = np.flatnonzero(values) if values is not None else np.arange(0)
+        where = _ranges(wrong)
+        return check.result(
+            "fail",
+            f"{record.source} on {has.manifest.leg}: {wrong.size} of {_size(record)} elements are not zero, "
+            f"largest {record.max_abs:.3g}; {lacks.manifest.leg} has no such parameter, so it must be zero",
+            metric="elements not zero",
+            measured=int(wrong.size),
+            allowed=0,
+            where=where,
+        )
+
+    def _different(
+        self, check: PlannedCheck, ours: ParameterRecord, theirs: ParameterRecord
+    ) -> CheckResult:
+        name = ours.name
+        elsewhere = [home for home in self._homes.get(ours.sha256, []) if home != name]
+        hint = f"; it is, bit for bit, the reference's {elsewhere[0]}" if elsewhere else ""
+        found, expected = self._candidate.parameter_values(name), self._reference.parameter_values(name)
+        if found is not None and expected is not None:
+            wrong = np.flatnonzero(found.view(_word(found)) != expected.view(_word(expected)))
+            worst = int(wrong[np.argmax(np.abs(found[wrong].astype(float) - expected[wrong].astype(float)))])
+            detail = f", worst at [{worst}]: {found[worst]:.6g} instead of {expected[worst]:.6g}"
+        else:
+            rows, reference_rows = self._candidate.row_digests(name), self._reference.row_digests(name)
+            wrong = (
+                np.flatnonzero(rows != reference_rows)
+                if rows is not None and reference_rows is not None
+                else np.arange(ours.shape[0])
+            )
+            detail = f" at {_ranges(wrong)}"
+        unit = _metric(ours).split()[0]
+        return check.result(
+            "fail",
+            f"{ours.source} on {self._candidate.manifest.leg}: {wrong.size} of {ours.shape[0]} {unit} differ "
+            f"from {theirs.source} on {self._reference.manifest.leg}{detail}{hint}",
+            metric=_metric(ours),
+            measured=int(wrong.size),
+            allowed=0,
+            where=_ranges(wrong),
+        )
+
+
+def _metric(record: ParameterRecord) -> str:
+    return "elements that differ" if len(record.shape) == 1 else "rows that differ"
+
+
+def _word(values: np.ndarray[Any, np.dtype[Any]]) -> str:
+    return f"u{values.dtype.itemsize}"
+
+
+def _size(record: ParameterRecord) -> int:
+    size = 1
+    for axis in record.shape:
+        size *= axis
+    return size
+
+
+def _ranges(indices: np.ndarray[Any, np.dtype[Any]], *, most: int = 3) -> str:
+    """Write indices as half-open ranges: ``[64:128]``, the first few of them."""
+    if not indices.size:
+        return ""
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    text = ", ".join(f"[{run[0]}:{run[-1] + 1}]" for run in runs[:most])
+    return text + (f" and {len(runs) - most} more ranges" if len(runs) > most else "")

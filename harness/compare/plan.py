@@ -1,0 +1,148 @@
+"""The checks to be made, derived before anything runs: from the Case, the checkpoint and the clips."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.compare.result import CheckResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.cases.case import Case, Configs
+    from harness.compare.result import Kind, Status
+    from harness.trace.schema import ClipEntry
+
+LOGITS = "lm.logits"
+FEATURES = "features.mel"
+LIBROSA = "librosa"
+UNMAPPED = "parameters.unmapped"
+#: Rates over all clips of a pair: the change from the reference leg to the candidate leg.
+RATES = ("wer", "cer")
+UNTRAINED = (
+    "reported, not gated: this checkpoint is untrained, its logits have near ties everywhere and its "
+    "transcripts mean nothing"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCheck:
+    """A check that must get a result. ``unsupported`` is the reason where it is known to have none."""
+
+    id: str
+    kind: Kind
+    pair: str
+    subject: str
+    clip: str | None = None
+    unsupported: str | None = None
+
+    def result(
+        self,
+        status: Status,
+        message: str = "",
+        *,
+        metric: str = "",
+        measured: float | None = None,
+        allowed: float | None = None,
+        where: str = "",
+    ) -> CheckResult:
+        """What became of this check. A ``measured`` that is not finite is left to the message."""
+        return CheckResult(
+            id=self.id,
+            kind=self.kind,
+            pair=self.pair,
+            subject=self.subject,
+            clip=self.clip,
+            status=status,
+            metric=metric,
+            measured=measured if measured is not None and math.isfinite(measured) else None,
+            allowed=allowed,
+            where=where,
+            message=message,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a plan is derived from; the same for every leg of a run."""
+
+    case: Case
+    configs: Configs
+    clips: tuple[ClipEntry, ...]
+    trained: bool
+
+
+def pair_name(candidate: str, reference: str) -> str:
+    """``vllm_cpu-vs-hf_cpu``: both as :attr:`LegName.identifier`."""
+    return f"{candidate}-vs-{reference}"
+
+
+def plan_leg(subject: Subject, *, leg: str) -> tuple[PlannedCheck, ...]:
+    """The checks of one leg by itself: that it ran, and its features against librosa's."""
+    case = subject.case.name
+    pair = pair_name(leg, LIBROSA)
+    return (
+        PlannedCheck(id=f"{case}-leg-{leg}", kind="leg", pair=leg, subject="leg"),
+        *(
+            PlannedCheck(
+                id=f"{case}-{clip.id}-{FEATURES}-{pair}",
+                kind="features",
+                pair=pair,
+                subject=FEATURES,
+                clip=clip.id,
+                unsupported=clip.unsupported,
+            )
+            for clip in subject.clips
+        ),
+    )
+
+
+def plan_pair(subject: Subject, *, candidate: str, reference: str) -> tuple[PlannedCheck, ...]:
+    """The checks of a candidate leg against a reference leg, from cheap to dear."""
+    case, pair = subject.case, pair_name(candidate, reference)
+    names = [parameter.name for parameter in case.parameters(subject.configs)]
+    checks = [
+        PlannedCheck(id=f"{case.name}-{name}-{pair}", kind="parameter", pair=pair, subject=name)
+        for name in (*names, UNMAPPED)
+    ]
+    checks += [
+        PlannedCheck(
+            id=f"{case.name}-{clip.id}-{probe.name}-{pair}",
+            kind="logits" if probe.name == LOGITS else "activation",
+            pair=pair,
+            subject=probe.name,
+            clip=clip.id,
+            unsupported=clip.unsupported,
+        )
+        for clip in subject.clips
+        for probe in case.probes(subject.configs)
+    ]
+    checks += [
+        PlannedCheck(
+            id=f"{case.name}-{rate}-{pair}",
+            kind="transcript",
+            pair=pair,
+            subject=rate,
+            unsupported=_ungated(subject),
+        )
+        for rate in RATES
+    ]
+    return tuple(checks)
+
+
+def plan_run(subject: Subject, *, reference: str, candidates: Sequence[str]) -> tuple[PlannedCheck, ...]:
+    """Every check of a run: each leg once, then each candidate against the reference."""
+    checks = [check for leg in (reference, *candidates) for check in plan_leg(subject, leg=leg)]
+    for candidate in candidates:
+        checks += plan_pair(subject, candidate=candidate, reference=reference)
+    return tuple(checks)
+
+
+def _ungated(subject: Subject) -> str | None:
+    if not subject.trained:
+        return UNTRAINED
+    if all(clip.transcript is None for clip in subject.clips if clip.unsupported is None):
+        return "no clip has a transcript to measure against"
+    return None
