@@ -8,28 +8,63 @@ from typing import TYPE_CHECKING
 from harness.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-    from harness.compare.result import CheckResult, Outcome, Status
+    from harness.compare.result import CheckResult, Kind, LegReport, Outcome, Status
 
 EXIT_CODES: dict[Outcome, ExitCode] = {
     "pass": ExitCode.PASS,
     "fail": ExitCode.FAIL,
     "incomplete": ExitCode.INCOMPLETE,
 }
+#: A run is no comparison unless each of these kinds has at least one check that passed or failed.
+_ESSENTIAL: dict[Kind, str] = {"parameter": "parameters", "activation": "activations", "logits": "logits"}
 
 
-def count(checks: Iterable[CheckResult]) -> dict[Status, int]:
+def count(checks: Sequence[CheckResult]) -> dict[Status, int]:
     """Return how many checks ended in each status, every status named."""
     found = Counter(check.status for check in checks)
     statuses: tuple[Status, ...] = ("pass", "fail", "missing", "unsupported", "error")
     return {status: found[status] for status in statuses}
 
 
-def outcome(counts: dict[Status, int]) -> Outcome:
-    """Return ``fail`` if anything failed, ``pass`` only if something passed and nothing is open."""
+def not_compared(checks: Sequence[CheckResult]) -> list[str]:
+    """The kinds of comparison that looked at nothing."""
+    looked = {check.kind for check in checks if check.status in {"pass", "fail"}}
+    return [name for kind, name in _ESSENTIAL.items() if kind not in looked]
+
+
+def outcome(checks: Sequence[CheckResult]) -> Outcome:
+    """Return ``fail`` if anything failed, ``pass`` only if all kinds were compared and nothing is open."""
+    counts = count(checks)
     if counts["fail"]:
         return "fail"
-    if counts["missing"] or counts["error"] or not counts["pass"]:
+    if counts["missing"] or counts["error"] or not_compared(checks):
         return "incomplete"
     return "pass"
+
+
+def verdict(checks: Sequence[CheckResult], *, legs: Sequence[LegReport], diagnosis: str) -> str:
+    """One sentence: what was compared and how it ended, the cause first where it is red."""
+    counts = count(checks)
+    candidates = [leg.name for leg in legs if leg.role == "candidate" and leg.status == "captured"]
+    reference = next((leg.name for leg in legs if leg.role == "reference"), "the reference")
+    if counts["fail"]:
+        return f"{counts['fail']} of {len(checks)} checks failed: {diagnosis}"
+    for leg in legs:
+        if leg.status == "error":
+            return f"leg {leg.name} did not finish: {leg.reason}"
+    for leg in legs:
+        if leg.status == "unavailable" and leg.required:
+            return f"required leg {leg.name} did not run: {leg.reason}"
+    if nothing := not_compared(checks):
+        reasons = [f"{leg.name} did not run: {leg.reason}" for leg in legs if leg.status == "unavailable"]
+        why = reasons or [check.message for check in checks if check.status == "unsupported"]
+        return f"no {', '.join(nothing)} compared" + (f": {why[0]}" if why else "")
+    if counts["missing"] or counts["error"]:
+        first = next(check for check in checks if check.status in {"missing", "error"})
+        return f"{counts['missing'] + counts['error']} of {len(checks)} checks have no result: {first.message}"
+    return (
+        f"{', '.join(candidates)} agrees with {reference}: {counts['pass']} checks passed"
+        + (f", {counts['unsupported']} not gated or not supported" if counts["unsupported"] else "")
+    )

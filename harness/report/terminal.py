@@ -84,7 +84,8 @@ def _print(report: Report, *, console: Console, report_path: Path | None, verbos
 
 
 def _diagnosis(report: Report) -> Iterator[RenderableType]:
-    if report.diagnosis:
+    # Where the run is red, the verdict ends in the diagnosis.
+    if report.diagnosis and report.diagnosis not in report.verdict:
         yield _text(report.diagnosis)
     if report.first_divergence:
         yield _text(f"First divergence: {summary.divergence(report.first_divergence)}")

