@@ -80,7 +80,12 @@ def _options(
     pass
 
 
-def _interpreters(entries: list[str] | None) -> dict[str, str]:
+def read_interpreters(entries: list[str] | None) -> dict[str, str]:
+    """Read the values of ``--python``.
+
+    Raises:
+        InputError: one is not ``LEG=INTERPRETER``.
+    """
     found = {}
     for entry in entries or ():
         leg, equals, interpreter = entry.partition("=")
@@ -141,7 +146,7 @@ def run(
         attention=attention.value,
         checkpoint=checkpoint,
         audio=tuple(audio or ()),
-        python=_interpreters(python),
+        python=read_interpreters(python),
         timeout=timeout,
         max_new_tokens=max_new_tokens,
         seed=seed,
@@ -230,7 +235,7 @@ def doctor(
     """Say which backends can run here, and what is missing for the others."""
     from harness.doctor import examine, print_doctor
 
-    found = examine(_interpreters(python))
+    found = examine(read_interpreters(python))
     print_doctor(found, console=_console())
     if not any(entry.available for entry in found.values()):
         raise typer.Exit(ExitCode.INCOMPLETE)
