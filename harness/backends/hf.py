@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from harness.backends.backend import Backend, Captured
-from harness.backends.probes import Recorder, hooked, raw_tensor, record_parameters
+from harness.backends.probes import Recorder, exact_float32, hooked, raw_tensor, record_parameters
 from harness.errors import CaptureError
 from harness.trace.schema import ClipEntry, TranscriptRecord
 
@@ -24,6 +24,7 @@ class HuggingFace(Backend):
         """Load, record the parameters, then every clip."""
         request = self.request
         torch.manual_seed(request.seed)
+        exact_float32()
         clock = time.perf_counter()
         self.progress("loading the checkpoint")
         model = self._load()

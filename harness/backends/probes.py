@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 _CARRIERS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
 
 
+def exact_float32() -> None:
+    """Keep TensorFloat-32 out of float32: on CUDA, cuDNN's convolutions use its 10-bit mantissa by default."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def raw_tensor(tensor: torch.Tensor) -> RawTensor:
     """Copy a tensor off its device, bit for bit."""
     import torch

@@ -20,7 +20,7 @@ import vllm
 
 from harness.backends import vllm_loader
 from harness.backends.backend import Backend, Captured
-from harness.backends.probes import Recorder, hooked, record_parameters
+from harness.backends.probes import Recorder, exact_float32, hooked, record_parameters
 from harness.errors import CaptureError
 from harness.trace.schema import TranscriptRecord
 from harness.trace.tensors import RawTensor
@@ -45,6 +45,7 @@ class Vllm(Backend):
             msg = f"this vLLM {vllm.__version__} is built for {platform}, the leg asks for {request.device}"
             raise CaptureError(msg)
         clock = time.perf_counter()
+        exact_float32()
         self.progress("starting the engine")
         llm = self._start(writer)
         started = time.perf_counter()
