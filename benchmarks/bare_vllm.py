@@ -1,4 +1,4 @@
-"""One bare vLLM run: start ``vllm.LLM``, transcribe the clips of a request together, greedily; record nothing."""
+"""One bare vLLM run: start ``vllm.LLM``, transcribe a request's clips together, greedily; record nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def main() -> None:
         limit_mm_per_prompt={"audio": 1},
     )
     prompts = [
-        {"prompt_token_ids": request["prompt_token_ids"], "multi_modal_data": {"audio": (audio[clip["id"]], 16000)}}
+        {
+            "prompt_token_ids": request["prompt_token_ids"],
+            "multi_modal_data": {"audio": (audio[clip["id"]], 16000)},
+        }
         for clip in request["clips"]
         if clip["unsupported"] is None
     ]

@@ -4,7 +4,7 @@ Measured side by side, in turn, over the same checkpoint and clips, each as a wh
 
     python benchmarks/overhead.py [--repeat 3] [--checkpoint random] [--json FILE]
 
-The bare runs decode the audio they are given and transcribe it greedily, as a user would; they record nothing.
+The bare runs load the same checkpoint and transcribe the same samples greedily; they record nothing.
 """
 
 from __future__ import annotations
@@ -29,13 +29,17 @@ def timed(command: list[str], *, env: dict[str, str]) -> float:
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        sys.exit(
+            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        )
     return time.perf_counter() - started
 
 
 def main() -> int:
     """Measure and print; the exit status is 1 if the ratio of the medians is over what is allowed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--checkpoint", default="random")
     parser.add_argument("--json", type=Path)
@@ -44,7 +48,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         env = {**os.environ, "PYTHONPATH": str(_HERE.parent), "HF_HUB_OFFLINE": "1"}
-        run = [sys.executable, "-m", "harness", "run", "--checkpoint", options.checkpoint, "--out", str(folder / "report")]
+        run = [
+            sys.executable,
+            "-m",
+            "harness",
+            "run",
+            "--checkpoint",
+            options.checkpoint,
+            "--out",
+            str(folder / "report"),
+        ]
         # Once uncounted: it warms the disk cache for all three, and leaves the checkpoint and the plan.
         timed(run, env=env)
         work = folder / "report" / "work"
@@ -58,11 +71,15 @@ def main() -> int:
             row["harness"] = timed(run, env=env)
             row["ratio"] = row["harness"] / (row["vllm"] + row["hf"])
             rows.append(row)
-            print("  ".join(f"{key} {value:6.2f}{'' if key == 'ratio' else ' s'}" for key, value in row.items()))
+            print(
+                "  ".join(f"{key} {value:6.2f}{'' if key == 'ratio' else ' s'}" for key, value in row.items())
+            )
     ratio = statistics.median(row["ratio"] for row in rows)
     print(f"median ratio {ratio:.2f}, allowed {ALLOWED:.2f}")
     if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "median_ratio": ratio, "allowed": ALLOWED}, indent=1))
+        options.json.write_text(
+            json.dumps({"rows": rows, "median_ratio": ratio, "allowed": ALLOWED}, indent=1)
+        )
     return int(ratio > ALLOWED)
 
 

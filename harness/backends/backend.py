@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from harness.trace import TraceWriter
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Captured:
     """What only the stack can tell about its run, for the manifest."""

@@ -47,8 +47,5 @@ def describe(*, device_name: str) -> Environment:
         cpu_isa=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
         packages={"glm-asr-harness": __version__, **installed_versions()},
-        variables={
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)
-        },
+        variables={name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)},
     )
-

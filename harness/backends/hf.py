@@ -31,9 +31,10 @@ class HuggingFace(Backend):
         processor = transformers.AutoProcessor.from_pretrained(request.checkpoint_folder)
         record_parameters(model, stack="hf", case=self.case, configs=self.configs, writer=writer)
         loaded = time.perf_counter()
-        for index, clip in enumerate(request.runnable):
-            self.progress(f"clip {index + 1}/{len(request.runnable)} {clip.id}")
-            self._run(clip, model=model, processor=processor, writer=writer)
+        with torch.inference_mode():
+            for index, clip in enumerate(request.runnable):
+                self.progress(f"clip {index + 1}/{len(request.runnable)} {clip.id}")
+                self._run(clip, model=model, processor=processor, writer=writer)
         return Captured(
             attention=str(model.config._attn_implementation),  # noqa: SLF001 - its only place
             device_name=torch.cuda.get_device_name() if request.device == "cuda" else "",
@@ -65,7 +66,6 @@ class HuggingFace(Backend):
             self.progress(f"checkpoint tensor not used by transformers: {name}")
         return model.to(request.device).eval()
 
-    @torch.inference_mode()
     def _run(self, clip: ClipEntry, *, model: Any, processor: Any, writer: TraceWriter) -> None:  # noqa: ANN401
         request, case = self.request, self.case
         samples = self.samples(clip.id)

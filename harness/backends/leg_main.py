@@ -11,11 +11,15 @@ import sys
 
 def main() -> int:
     """Make ``harness`` importable, and nothing else; then capture."""
-    if sys.version_info < (3, 11):
-        sys.stderr.write(f"a leg's interpreter must be Python 3.11 or later, {sys.executable} is {sys.version}\n")
+    if sys.version_info < (3, 11):  # noqa: UP036 - any interpreter may be named for a leg
+        sys.stderr.write(
+            f"a leg's interpreter must be Python 3.11 or later, {sys.executable} is {sys.version}\n"
+        )
         return 1
     package = pathlib.Path(__file__).resolve().parent.parent
-    sys.path[:] = [entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != package / "backends"]
+    sys.path[:] = [
+        entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != package / "backends"
+    ]
     spec = importlib.util.spec_from_file_location(
         "harness", package / "__init__.py", submodule_search_locations=[str(package)]
     )

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,10 +99,8 @@ def _wait(
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     # Also after a good end: a backend's own workers must not outlive their leg.
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -110,7 +109,8 @@ def _reason(returncode: int, tail: tuple[str, ...]) -> str:
         return ""
     last = f": {tail[-1]}" if tail else ", and it logged nothing"
     if returncode < 0:
-        name = signal.Signals(-returncode).name
+        known = {member.value: member.name for member in signal.Signals}
+        name = known.get(-returncode, f"signal {-returncode}")
         memory = " (out of memory?)" if name == "SIGKILL" else ""
         return f"killed by {name}{memory}{last}"
     return f"ended with exit status {returncode}{last}"
@@ -120,5 +120,6 @@ def _tail(log: Path) -> tuple[str, ...]:
     with log.open("rb") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - (64 << 10)))
         text = stream.read().decode("utf-8", errors="replace")
-    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
+    # Of a progress bar, which goes back to the start of its line, only the last state.
+    lines = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]
     return tuple(line for line in lines if line)[-_TAIL_LINES:]

@@ -21,7 +21,7 @@ _CARRIERS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uin
 
 
 def exact_float32() -> None:
-    """Keep TensorFloat-32 out of float32: on CUDA, cuDNN's convolutions use its 10-bit mantissa by default."""
+    """Keep TensorFloat-32 out of float32: on CUDA, convolutions take its 10-bit mantissa by default."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -121,7 +121,7 @@ def hooked(model: torch.nn.Module, sites: Sequence[Site], recorder: Recorder) ->
     def before(site: Site) -> Callable[..., None]:
         # Returns nothing: a pre-hook's return value would replace the module's input.
         def hook(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            tensor = _tensor(args if args else tuple(kwargs.values()))
+            tensor = _tensor(args or tuple(kwargs.values()))
             if site is first:
                 recorder.start(tensor.shape[0])
             recorder.record(site, tensor)
@@ -149,4 +149,4 @@ def hooked(model: torch.nn.Module, sites: Sequence[Site], recorder: Recorder) ->
 def _tensor(value: Any) -> torch.Tensor:  # noqa: ANN401 - whatever a module returns
     while isinstance(value, (tuple, list)):
         value = value[0]
-    return value  # type: ignore[no-any-return]
+    return value

@@ -60,7 +60,9 @@ class Vllm(Backend):
             }
             for clip in clips
         ]
-        recorder = Recorder(writer, [(clip.id, self.case.chunks(clip.samples, self.configs)) for clip in clips])
+        recorder = Recorder(
+            writer, [(clip.id, self.case.chunks(clip.samples, self.configs)) for clip in clips]
+        )
         self.progress(f"encoding {len(clips)} clips")
         first = self._first_tokens(llm, prompts, recorder)
         if recorder.pending:

@@ -7,12 +7,14 @@ Sources: the published checkpoint zai-org/GLM-ASR-Nano-2512, ``transformers/mode
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.cases.case import Case, Configs, FeatureSpec, Parameter, ProbePoint, Shard, Site, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Frames merged into one audio token, and the strides of both convolutions (transformers, glmasr).
 _MERGE = 4
@@ -186,8 +188,10 @@ class GlmAsr(Case):
             }  # fmt: skip
         shapes |= {
             "norm.weight": (hidden,), "norm.bias": (hidden,),
-            "projector.linear_1.weight": (2 * text.hidden, inner), "projector.linear_1.bias": (2 * text.hidden,),
-            "projector.linear_2.weight": (text.hidden, 2 * text.hidden), "projector.linear_2.bias": (text.hidden,),
+            "projector.linear_1.weight": (2 * text.hidden, inner),
+            "projector.linear_1.bias": (2 * text.hidden,),
+            "projector.linear_2.weight": (text.hidden, 2 * text.hidden),
+            "projector.linear_2.bias": (text.hidden,),
             "lm.embed_tokens.weight": (text.vocab, text.hidden),
         }  # fmt: skip
         wide, narrow = text.heads * text.head_dim, text.kv_heads * text.head_dim
@@ -308,14 +312,18 @@ class GlmAsr(Case):
         self, samples: int, configs: Configs, *, prompt_tokens: int, max_new_tokens: int
     ) -> str | None:
         """Shorter than one audio token, longer than the processor keeps, or than the context holds."""
-        rate = self.feature_spec(configs).sample_rate
-        seconds = samples / rate
+        spec = self.feature_spec(configs)
+        seconds, chunk = samples / spec.sample_rate, spec.chunk_samples // spec.sample_rate
         tokens = self.audio_tokens(samples, configs)
         if tokens < 1:
             return f"too short: {seconds:.3f} s makes no audio token"
         longest = configs.get("processor_config.json", {}).get("max_audio_len", _MAX_AUDIO_SECONDS)
-        if seconds > longest:
-            return f"too long: {seconds:.1f} s, the processor cuts at max_audio_len = {longest} s"
+        # The processor keeps whole chunks only (transformers and vLLM, glmasr).
+        if seconds > (kept := int(longest // chunk) * chunk):
+            return (
+                f"too long: {seconds:.1f} s, the processor cuts at {kept} s "
+                f"(max_audio_len = {longest} s, in chunks of {chunk} s)"
+            )
         context = _Text.of(configs).context
         if (needed := tokens + prompt_tokens + max_new_tokens) > context:
             return f"too long: needs {needed} tokens of context, the language model has {context}"

@@ -45,11 +45,18 @@ def resolve_checkpoint(name: str, *, case: Case, folder: Path) -> Checkpoint:
     """
     if name == "random" or name.startswith("random:"):
         spec = RandomSpec.parse(name.removeprefix("random").removeprefix(":"), case=case)
-        return open_checkpoint(build_random(spec, case=case, path=folder), case=case, source=name, trained=False)
-    path = Path(name).expanduser()
-    if path.is_dir():
+        return open_checkpoint(
+            build_random(spec, case=case, path=folder), case=case, source=name, trained=False
+        )
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:
+        msg = f"checkpoint {name!r} cannot be looked for: {getattr(error, 'strerror', None) or error}"
+        raise InputError(msg) from error
+    if is_folder:
         return open_checkpoint(path.resolve(), case=case, source=str(path), trained=True)
-    if path.is_file() or name.startswith((".", "/", "~")):
+    if is_file or name.startswith((".", "/", "~")):
         msg = f"checkpoint {name!r}: expected a folder with config.json and safetensors, found none there"
         raise InputError(msg)
     return open_checkpoint(_from_hub(name, case=case), case=case, source=name, trained=True)
@@ -57,7 +64,7 @@ def resolve_checkpoint(name: str, *, case: Case, folder: Path) -> Checkpoint:
 
 def _from_hub(name: str, *, case: Case) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt"]))
@@ -84,15 +91,24 @@ def open_checkpoint(folder: Path, *, case: Case, source: str, trained: bool) -> 
         InputError: a file is missing or not JSON, or the model family is another one.
     """
     configs: dict[str, dict[str, Any]] = {}
-    for name in ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"):
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+    ):
         path = folder / name
         if not path.is_file():
             continue
         try:
-            configs[name] = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             msg = f"checkpoint {source}: {name} is not valid JSON: {error}"
             raise InputError(msg) from error
+        if not isinstance(content, dict):
+            msg = f"checkpoint {source}: {name}: expected a JSON object, found {type(content).__name__}"
+            raise InputError(msg)
+        configs[name] = content
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
@@ -102,9 +118,12 @@ def open_checkpoint(folder: Path, *, case: Case, source: str, trained: bool) -> 
     if (found := configs["config.json"].get("model_type")) != case.model_type:
         msg = f"checkpoint {source}: expected model_type {case.model_type!r} for {case.name}, found {found!r}"
         raise InputError(msg)
-    prompt = encode(folder, case.prompt())
-    (audio_token,) = encode(folder, case.audio_token)[:1] or (None,)
-    if prompt.count(audio_token) != 1:  # type: ignore[arg-type]
+    try:
+        prompt, audio_token = encode(folder, case.prompt()), encode(folder, case.audio_token)
+    except Exception as error:  # the library raises nothing narrower
+        msg = f"checkpoint {source}: tokenizer.json is not a tokenizer: {error}"
+        raise InputError(msg) from error
+    if len(audio_token) != 1 or prompt.count(audio_token[0]) != 1:
         msg = f"checkpoint {source}: its tokenizer has no token of its own for {case.audio_token!r}"
         raise InputError(msg)
     return Checkpoint(

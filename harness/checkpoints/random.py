@@ -81,6 +81,9 @@ def build_random(spec: RandomSpec, *, case: Case, path: Path) -> Path:
     if audio["hidden_size"] % audio["num_attention_heads"] or audio["head_dim"] % 4:
         msg = "checkpoint random: encoder_hidden must be encoder_heads times a multiple of 4"
         raise InputError(msg)
+    if audio["max_position_embeddings"] % 4:
+        msg = "checkpoint random: chunk_seconds must be even: the projector merges the frames of a chunk by 4"
+        raise InputError(msg)
     configs["config.json"]["dtype"] = audio["dtype"] = text["dtype"] = spec.dtype
     parameters = [parameter for parameter in case.parameters(configs) if not parameter.zero_if_absent]
     # Interleaved, so that consecutive layers and the three towers meet in every file.

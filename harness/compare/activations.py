@@ -92,9 +92,9 @@ def judge(
     message = ""
     if excess > 1:
         message = (
-            f"{check.subject}: {metric} {measured:.3g} on {legs[0]} against {legs[1]}, allowed {allowed:.3g}"
-            f" (x{excess:.3g}); max abs {found.max_abs:.3g} at {list(found.index)}, cosine {found.cosine:.6f},"
-            f" mean {found.mean_ulp:.3g} ULP"
+            f"{check.subject}: {metric} {measured:.3g} on {legs[0]} against {legs[1]}, allowed {allowed:.3g} "
+            f"(x{excess:.3g}); max abs {found.max_abs:.3g} at {list(found.index)}, "
+            f"cosine {found.cosine:.6f}, mean {found.mean_ulp:.3g} ULP"
         )
     return check.result(
         "fail" if excess > 1 else "pass",
@@ -107,6 +107,8 @@ def judge(
 
 
 def _excess(measured: float, allowed: float) -> float:
+    if math.isnan(measured):
+        return math.inf
     if allowed:
         return measured / allowed
     return math.inf if measured else 0.0
@@ -124,7 +126,9 @@ def first_divergence(
         if result.pair == pair and result.kind in {"activation", "logits"} and result.clip is not None:
             by_clip.setdefault(result.clip, {})[result.subject] = result
     compared = {
-        clip: found for clip, found in by_clip.items() if any(r.status in {"pass", "fail"} for r in found.values())
+        clip: found
+        for clip, found in by_clip.items()
+        if any(r.status in {"pass", "fail"} for r in found.values())
     }
     for probe in probes:
         parting = [

@@ -24,8 +24,8 @@ def diagnose(checks: Sequence[CheckResult], divergence: Divergence | None) -> st
         parts.append(f"{', '.join(names)} (e.g. {parameters[0].message})")
     if divergence is not None:
         parts.append(
-            f"first divergence at {divergence.probe} in {len(divergence.clips)} of {divergence.of_clips} clips"
-            + ("" if parameters else f" ({divergence.message})")
+            f"first divergence at {divergence.probe} in {len(divergence.clips)} of "
+            f"{divergence.of_clips} clips" + ("" if parameters else f" ({divergence.message})")
         )
     elif probes := [check for check in failed if check.kind in {"features", "activation"}]:
         parts.append(probes[0].message)

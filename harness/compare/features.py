@@ -34,18 +34,24 @@ def log_mel(
     samples: np.ndarray[Any, np.dtype[np.float32]], spec: FeatureSpec
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Compute the features of a clip, float64 ``[chunks, n_mels, frames]``, chunks padded with silence."""
-    import librosa
+    from librosa.core import stft
+    from librosa.filters import mel as mel_filters
 
     chunks = max(1, -(-samples.size // spec.chunk_samples))
     padded = np.zeros(chunks * spec.chunk_samples, dtype=np.float64)
     padded[: samples.size] = samples
-    filters = librosa.filters.mel(
+    filters = mel_filters(
         sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels, norm="slaney", htk=False, dtype=np.float64
     )
     features = []
     for chunk in padded.reshape(chunks, spec.chunk_samples):
-        spectrum = librosa.stft(
-            chunk, n_fft=spec.n_fft, hop_length=spec.hop_length, window="hann", center=True, pad_mode="reflect"
+        spectrum = stft(
+            chunk,
+            n_fft=spec.n_fft,
+            hop_length=spec.hop_length,
+            window="hann",
+            center=True,
+            pad_mode="reflect",
         )
         # The last frame is centred on the end of the chunk; Whisper leaves it out.
         mel = filters @ np.abs(spectrum[:, :-1]) ** 2
@@ -62,9 +68,7 @@ class LibrosaFeatures:
         self._spec = spec
         self._known: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
 
-    def of(
-        self, clip: str, samples: np.ndarray[Any, np.dtype[np.float32]], *, dtype: DType
-    ) -> RawTensor:
+    def of(self, clip: str, samples: np.ndarray[Any, np.dtype[np.float32]], *, dtype: DType) -> RawTensor:
         """The features of a clip, rounded to a leg's dtype as the stacks round theirs."""
         if clip not in self._known:
             self._known[clip] = log_mel(samples, self._spec)
@@ -87,11 +91,17 @@ def compare_features(
             continue
         clip = str(check.clip)
         samples = trace.audio(clip)
+        if samples is None:
+            message = (
+                f"the samples of {clip} were not recorded on {trace.manifest.leg}: nothing to compute from"
+            )
+            results.append(check.result("missing", message))
+            continue
         results.append(
             judge(
                 check,
                 candidate=trace.activation(clip=clip, probe=check.subject),
-                reference=None if samples is None else features.of(clip, samples, dtype=dtype),
+                reference=features.of(clip, samples, dtype=dtype),
                 legs=(trace.manifest.leg, LIBROSA),
                 rule=tolerances.for_features(check.subject, dtype=dtype),
             )

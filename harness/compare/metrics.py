@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from harness.trace.tensors import RawTensor
 
 #: Bits of each float format, and the integer that orders them.
-_INTEGER = {"float64": np.int64, "float32": np.int32, "bfloat16": np.int16, "float16": np.int16}
+_INTEGER: dict[str, type[np.signedinteger[Any]]] = {
+    "float64": np.int64,
+    "float32": np.int32,
+    "bfloat16": np.int16,
+    "float16": np.int16,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +72,24 @@ def difference(candidate: RawTensor, reference: RawTensor) -> Difference:
             index=_index(int(np.argmax(bad)), reference.shape),
         )
     left, right = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
-    error = np.abs(left - right)
-    worst = int(np.argmax(error))
-    norm, largest = float(np.linalg.norm(right)), float(np.max(np.abs(right)))
-    other = float(np.linalg.norm(left))
+    # Only float64 near its ends can overflow here; the ratios are then infinite or NaN, and nobody's pass.
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.abs(left - right)
+        worst = int(np.argmax(error))
+        norm, largest = float(np.linalg.norm(right)), float(np.max(np.abs(right)))
+        other, distance, inner = (
+            float(np.linalg.norm(left)),
+            float(np.linalg.norm(error)),
+            float(left @ right),
+        )
     return Difference(
         size=found.size,
         non_finite_candidate=0,
         non_finite_reference=0,
         max_abs=float(error[worst]),
-        relative_l2=_ratio(float(np.linalg.norm(error)), norm),
+        relative_l2=_ratio(distance, norm),
         relative_max=_ratio(float(error[worst]), largest),
-        cosine=float(left @ right) / (norm * other) if norm and other else math.nan,
+        cosine=inner / norm / other if norm and other else math.nan,
         mean_ulp=_mean_ulp(candidate, reference),
         index=_index(worst, reference.shape),
     )
@@ -98,7 +109,11 @@ def _mean_ulp(candidate: RawTensor, reference: RawTensor) -> float:
     if candidate.dtype != reference.dtype:
         return math.nan
     left, right = _ordered(candidate), _ordered(reference)
-    return float(np.mean(np.abs(left.astype(np.float64) - right.astype(np.float64))))
+    apart = (left - right).astype(np.float64)
+    if candidate.dtype == "float64":
+        # Numbers of unlike sign may be further apart than an integer holds.
+        apart = np.where((left < 0) == (right < 0), apart, left.astype(np.float64) - right)
+    return float(np.mean(np.abs(apart)))
 
 
 def _ordered(tensor: RawTensor) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -24,8 +24,12 @@ def normalise(text: str, *, language: str) -> str:
     if language == "en":
         return str(_english()(text)).strip()
     text = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(char if not unicodedata.category(char).startswith(("P", "S", "C")) else " " for char in text)
-    return "".join(kept.split()) if language in UNSPACED else " ".join(kept.split())
+    kept = "".join(
+        char if not unicodedata.category(char).startswith(("P", "S", "C")) else " " for char in text
+    )
+    kept = "".join(kept.split()) if language in UNSPACED else " ".join(kept.split())
+    # Once more: what stood apart is neighbours now, such as a kana and its voicing mark.
+    return unicodedata.normalize("NFKC", kept)
 
 
 @cache

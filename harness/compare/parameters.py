@@ -119,7 +119,9 @@ class _Pair:
 
     def _absent(self, check: PlannedCheck, parameter: Parameter) -> CheckResult:
         if parameter.zero_if_absent:
-            return check.result("pass", "neither stack has it", metric="elements not zero", measured=0, allowed=0)
+            return check.result(
+                "pass", "neither stack has it", metric="elements not zero", measured=0, allowed=0
+            )
         return check.result("missing", f"neither leg has {parameter.name}: nothing was compared")
 
     def _one_sided(self, check: PlannedCheck, parameter: Parameter, record: ParameterRecord) -> CheckResult:
@@ -145,9 +147,7 @@ class _Pair:
             where=where,
         )
 
-    def _different(
-        self, check: PlannedCheck, ours: ParameterRecord, theirs: ParameterRecord
-    ) -> CheckResult:
+    def _different(self, check: PlannedCheck, ours: ParameterRecord, theirs: ParameterRecord) -> CheckResult:
         name = ours.name
         elsewhere = [home for home in self._homes.get(ours.sha256, []) if home != name]
         hint = f"; it is, bit for bit, the reference's {elsewhere[0]}" if elsewhere else ""

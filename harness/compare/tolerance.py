@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import InputError
-from harness.trace.schema import DType  # noqa: TC001 - pydantic reads it
+from harness.trace.schema import DType
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from harness.compare.plan import PlannedCheck
-    from harness.compare.result import CheckResult
+    from harness.compare.result import CheckResult, Status
     from harness.compare.tolerance import Tolerances
     from harness.trace import Trace
     from harness.trace.schema import ClipEntry, TranscriptRecord
@@ -117,7 +117,7 @@ def compare_transcripts(
         name = check.subject.upper()
         lacking = sorted(set(reference.transcripts) ^ set(candidate.transcripts))
         if found is None or expected is None:
-            status = "unsupported" if check.unsupported else "missing"
+            status: Status = "unsupported" if check.unsupported else "missing"
             results.append(check.result(status, check.unsupported or f"no {name}: no clip was transcribed"))
             continue
         text = f"{name} {found:.2%} on {candidate.manifest.leg}, {expected:.2%} on {reference.manifest.leg}"

@@ -63,8 +63,9 @@ def verdict(checks: Sequence[CheckResult], *, legs: Sequence[LegReport], diagnos
         return f"no {', '.join(nothing)} compared" + (f": {why[0]}" if why else "")
     if counts["missing"] or counts["error"]:
         first = next(check for check in checks if check.status in {"missing", "error"})
-        return f"{counts['missing'] + counts['error']} of {len(checks)} checks have no result: {first.message}"
-    return (
-        f"{', '.join(candidates)} agrees with {reference}: {counts['pass']} checks passed"
-        + (f", {counts['unsupported']} not gated or not supported" if counts["unsupported"] else "")
+        return (
+            f"{counts['missing'] + counts['error']} of {len(checks)} checks have no result: {first.message}"
+        )
+    return f"{', '.join(candidates)} agrees with {reference}: {counts['pass']} checks passed" + (
+        f", {counts['unsupported']} not gated or not supported" if counts["unsupported"] else ""
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.compare.result import KINDS
 from harness.compare.verdict import count
+from harness.trace.schema import DECIDING_PACKAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Shown where there is no number.
 NONE = "\N{EN DASH}"
-#: The packages whose versions decide what a leg computes.
-PACKAGES = ("vllm", "torch", "transformers")
 #: The statuses that keep a run from passing, worst first.
 OPEN: tuple[Status, ...] = ("fail", "error", "missing")
 SEVERITY: tuple[Status, ...] = ("unsupported", "pass", "missing", "error", "fail")
@@ -155,7 +154,7 @@ def device(leg: LegReport) -> str:
 def versions(leg: LegReport) -> dict[str, str]:
     """Return the versions that decide what the leg computes; empty where it did not run."""
     packages = leg.environment.packages if leg.environment else {}
-    return {name: packages[name] for name in PACKAGES if name in packages}
+    return {name: packages[name] for name in DECIDING_PACKAGES if name in packages}
 
 
 def versions_text(leg: LegReport) -> str:

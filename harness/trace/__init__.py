@@ -1,6 +1,4 @@
-"""What one leg recorded: a folder of JSON and safetensors, the only thing that passes between
-capturing and comparing.
-"""
+"""What one leg recorded: a folder of JSON and safetensors, all that passes from capture to compare."""
 
 from harness.trace.reader import Trace
 from harness.trace.schema import Manifest

@@ -38,16 +38,21 @@ class Trace:
         """Open and verify.
 
         Raises:
-            TraceError: no manifest, another schema, a file missing, cut, changed or not announced.
+            TraceError: no manifest, another schema, a file missing, cut, changed or not announced, or
+                one that the file system does not give.
         """
         self.path = path
-        if not (path / "manifest.json").is_file():
-            found = "an empty or incomplete folder" if path.is_dir() else "nothing"
-            msg = f"{path} is not a trace: expected a folder with manifest.json, found {found}"
-            raise TraceError(msg)
-        self.manifest = _load(path / "manifest.json", Manifest)
-        self._verify()
         self._clips: dict[str, TensorFile] = {}
+        try:
+            if not (path / "manifest.json").is_file():
+                found = "an empty or incomplete folder" if path.is_dir() else "nothing"
+                msg = f"{path} is not a trace: expected a folder with manifest.json, found {found}"
+                raise TraceError(msg)
+            self.manifest = _load(path / "manifest.json", Manifest)
+            self._verify()
+        except OSError as error:
+            msg = f"{path} cannot be read: {error.strerror or error}"
+            raise TraceError(msg) from error
 
     def _verify(self) -> None:
         announced = set(self.manifest.files)

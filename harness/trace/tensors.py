@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 #: safetensors' name, and numpy's; numpy has no bfloat16, its words are read as integers.
-_NUMPY = {
+_NUMPY: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
     "I64": np.dtype("<i8"), "U64": np.dtype("<u8"), "I32": np.dtype("<i4"), "I8": np.dtype("i1"),
     "U8": np.dtype("u1"), "F8_E4M3": np.dtype("u1"), "F8_E5M2": np.dtype("u1"),
@@ -114,7 +114,9 @@ class TensorWriter:
         try:
             header = json.dumps(self._header, separators=(",", ":")).encode()
             if len(header) > self._room:
-                msg = f"the header of {self._stream.name} needs {len(header)} bytes, {self._room} were reserved"
+                msg = (
+                    f"the header of {self._stream.name} needs {len(header)} bytes, {self._room} were reserved"
+                )
                 raise ValueError(msg)
             self._stream.seek(0)
             self._stream.write(self._room.to_bytes(8, "little") + header.ljust(self._room, b" "))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ class TraceWriter:
         else:
             rows = [
                 int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "little")
-                for row in data.reshape(tensor.shape[0], -1)
+                for row in data.reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
             ]
             self._parameters.add(f"rows/{name}", RawTensor.of(np.array(rows, dtype=np.uint64)))
         values = tensor.values

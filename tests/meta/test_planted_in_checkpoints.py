@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def test_a_k_bias_that_is_not_zero(
     real_run: Path, one_clip: Path, tmp_path: Path, run: Callable[[RunOptions], Report]
 ) -> None:
-    """vLLM has a place for a k bias and HuggingFace has none: what stands there must be zero."""
+    """VLLM has a place for a k bias and HuggingFace has none: what stands there must be zero."""
 
     def plant(tensors: dict[str, RawTensor]) -> None:
         for layer in range(2):
@@ -38,7 +38,9 @@ def test_a_k_bias_that_is_not_zero(
     report = run(options)
 
     assert (report.outcome, report.exit_code) == ("fail", ExitCode.FAIL)
-    failed = {check.subject for check in report.checks if check.kind == "parameter" and check.status == "fail"}
+    failed = {
+        check.subject for check in report.checks if check.kind == "parameter" and check.status == "fail"
+    }
     assert failed == {"layers.0.k_proj.bias", "layers.1.k_proj.bias"}
     check = next(check for check in report.checks if check.subject == "layers.1.k_proj.bias")
     assert check.where == "[64:66]"
@@ -66,7 +68,11 @@ def test_q_and_k_swapped(real_run: Path, tmp_path: Path) -> None:
     report = judge_traces(reference, [candidate], tolerances=None, command=())
 
     assert report.outcome == "fail"
-    failed = {check.subject: check for check in report.checks if check.kind == "parameter" and check.status == "fail"}
+    failed = {
+        check.subject: check
+        for check in report.checks
+        if check.kind == "parameter" and check.status == "fail"
+    }
     assert set(failed) == {"layers.1.q_proj.weight", "layers.1.k_proj.weight"}
     assert "bit for bit, the reference's layers.1.k_proj.weight" in failed["layers.1.q_proj.weight"].message
     assert report.first_divergence is not None

@@ -44,7 +44,7 @@ def test_one_element_that_is_no_number(
     assert (report.outcome, report.exit_code) == ("fail", ExitCode.FAIL)
     (failed,) = [check for check in report.checks if check.status == "fail"]
     assert failed.id == f"glm_asr-{clip}-{PROBE}-vllm_cpu-vs-hf_cpu"
-    assert f"NaN or Inf in 1 of " in failed.message
+    assert "NaN or Inf in 1 of " in failed.message
     assert f"on {leg}" in failed.message
     assert failed.where == "[0, 3, 5]"
     assert report.first_divergence is not None
@@ -65,7 +65,9 @@ def test_the_same_nan_on_both_sides_is_no_agreement(real_run: Path, tmp_path: Pa
     assert report.outcome == "fail"
 
 
-@pytest.mark.parametrize("name", ["activations/lights-us.safetensors", "parameters.safetensors", "transcripts.json"])
+@pytest.mark.parametrize(
+    "name", ["activations/lights-us.safetensors", "parameters.safetensors", "transcripts.json"]
+)
 def test_one_flipped_byte(real_run: Path, tmp_path: Path, name: str) -> None:
     spoilt = tmp_path / "spoilt"
     shutil.copytree(leg_trace(real_run, "vllm-cpu"), spoilt)

@@ -31,7 +31,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     return pytester
 
 
-def go(suite: pytest.Pytester, *arguments: object) -> pytest.RunResult:
+def go(suite: pytest.Pytester, *arguments: str | Path) -> pytest.RunResult:
     return suite.runpytest_subprocess("-p", "harness.pytest_plugin", "-p", "no:cacheprovider", *arguments)
 
 
@@ -68,28 +68,36 @@ def test_two_workers_capture_once(
     assert "errors" not in outcomes
     assert outcomes["passed"] > 80
     assert (tmp_path / "started").read_text().splitlines() == ["started", "started"]
-    result.stdout.fnmatch_lines(["*GLM-ASR parity*", "PASS  vllm-cpu agrees with hf-cpu: *", "report: *report.md"])
+    result.stdout.fnmatch_lines(
+        ["*GLM-ASR parity*", "PASS  vllm-cpu agrees with hf-cpu: *", "report: *report.md"]
+    )
     report = harness.report.load_report(suite.path / "glm-asr-report-pytest" / "report.json")
     assert report.outcome == "pass"
 
 
 def test_a_cuda_leg_that_cannot_run(suite: pytest.Pytester, one_clip: Path, tmp_path: Path) -> None:
     """Skipped with what is missing; failed where it is required."""
-    arguments = ("--audio", one_clip, "--candidate", "vllm-cuda", "-k", "vllm_cuda-vs-hf_cpu")
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho no CUDA in this test >&2\nexit 1\n")
     broken.chmod(0o755)
-    arguments += ("--python", f"vllm-cuda={broken}")
+    arguments = (
+        "--audio", one_clip, "--candidate", "vllm-cuda", "-k", "vllm_cuda-vs-hf_cpu",
+        "--python", f"vllm-cuda={broken}",
+    )  # fmt: skip
     result = go(suite, *arguments)
     outcomes = result.parseoutcomes()
     assert set(outcomes) == {"skipped", "deselected"}
-    result.stdout.fnmatch_lines(["*vllm-cuda (candidate): cannot run: *no CUDA in this test*", "INCOMPLETE  *"])
+    result.stdout.fnmatch_lines(
+        ["*vllm-cuda (candidate): cannot run: *no CUDA in this test*", "INCOMPLETE  *"]
+    )
 
     result = go(suite, *arguments, "--require", "vllm-cuda")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert set(result.parseoutcomes()) == {"failed", "deselected"}
     assert result.parseoutcomes()["failed"] == outcomes["skipped"]
-    result.stdout.fnmatch_lines(["*missing: leg vllm-cuda is required, and not available: *no CUDA in this test*"])
+    result.stdout.fnmatch_lines(
+        ["*missing: leg vllm-cuda is required, and not available: *no CUDA in this test*"]
+    )
 
 
 @pytest.mark.parametrize(
