@@ -29,7 +29,7 @@ def register(on_loaded: Callable[[torch.nn.Module], None]) -> str:
     must run in this process.
     """
 
-    class ObservedLoader(DefaultModelLoader):  # type: ignore[misc] - vllm is not there to be checked
+    class ObservedLoader(DefaultModelLoader):  # type: ignore[misc]  # vllm is not there
         """vLLM's default loader, observed."""
 
         def __init__(self, load_config: LoadConfig) -> None:
