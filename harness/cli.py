@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -62,7 +63,7 @@ ToleranceFile = Annotated[
     Path | None, typer.Option(help="Judge by this file instead of the harness's tolerances.toml.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="List every check that did not pass.")]
-Out = Annotated[Path, typer.Option(help="Folder of the report, traces and logs.")]
+Out = Annotated[Path, typer.Option(file_okay=False, help="Folder of the report, traces and logs.")]
 
 
 def _version(asked: bool) -> None:
@@ -249,6 +250,10 @@ def main() -> None:
         _stop(str(error), ExitCode.INCOMPLETE)
     except KeyboardInterrupt:
         _stop(f"interrupted after {time.monotonic() - started:.0f} s", ExitCode.INCOMPLETE)
+    except Exception as error:  # noqa: BLE001 - Python would exit with 1, which says that a regression was found
+        if not isinstance(error, OSError):
+            traceback.print_exc()
+        _stop(f"{type(error).__name__}: {error}", ExitCode.INCOMPLETE)
 
 
 def _stop(message: str, code: ExitCode) -> NoReturn:

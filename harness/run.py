@@ -113,7 +113,7 @@ def plan_legs(options: RunOptions, *, single: bool = False) -> tuple[Leg, ...]:
         InputError: an unknown leg, the same leg twice, or an interpreter that is not there.
     """
     names = [options.reference, *options.candidates]
-    names += [name for name in options.require if name not in names]
+    names += [name for name in dict.fromkeys(options.require) if name not in names]
     if len(names) == 1 and not single:
         msg = "nothing to compare: give at least one --candidate"
         raise InputError(msg)

@@ -30,10 +30,8 @@ def check_comparable(candidate: Manifest, reference: Manifest) -> None:
     fields = {
         "case": (candidate.case, reference.case),
         "checkpoint.digest": (candidate.checkpoint.digest, reference.checkpoint.digest),
-        "clips": (
-            [(clip.id, clip.sha256) for clip in candidate.clips],
-            [(clip.id, clip.sha256) for clip in reference.clips],
-        ),
+        "clips": (_other_clips(candidate, reference), _other_clips(reference, candidate)),
+        "transcripts": (_other_truths(candidate, reference), _other_truths(reference, candidate)),
         "prompt_token_ids": (candidate.prompt_token_ids, reference.prompt_token_ids),
         "stop_token_ids": (candidate.stop_token_ids, reference.stop_token_ids),
         "max_new_tokens": (candidate.max_new_tokens, reference.max_new_tokens),
@@ -48,8 +46,26 @@ def check_comparable(candidate: Manifest, reference: Manifest) -> None:
         raise TraceError(msg)
 
 
+def _other_clips(trace: Manifest, other: Manifest) -> str:
+    """The clips that another trace has not, or has with other samples."""
+    known = {(clip.id, clip.sha256) for clip in other.clips}
+    return ", ".join(
+        f"{clip.id} {clip.sha256}" for clip in trace.clips if (clip.id, clip.sha256) not in known
+    )
+
+
+def _other_truths(trace: Manifest, other: Manifest) -> str:
+    """The clips that another trace has too, but measures against another transcript."""
+    known = {clip.id: (clip.language, clip.transcript) for clip in other.clips}
+    return ", ".join(
+        f"{clip.id} ({clip.language}): {clip.transcript!r}"
+        for clip in trace.clips
+        if clip.id in known and known[clip.id] != (clip.language, clip.transcript)
+    )
+
+
 def _short(value: object) -> str:
-    text = str(value)
+    text = str(value) or "no other"
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 

@@ -32,7 +32,8 @@ def diagnose(checks: Sequence[CheckResult], divergence: Divergence | None) -> st
     for kind, text in (("logits", "first-token logits differ in {} clips"), ("transcript", "{}")):
         found = [check for check in failed if check.kind == kind]
         if found:
-            parts.append(text.format(len(found) if kind == "logits" else found[0].message))
+            clips = len({check.clip for check in found})
+            parts.append(text.format(clips if kind == "logits" else found[0].message))
     return " -> ".join(parts)
 
 
@@ -50,7 +51,7 @@ def _grouped(names: Iterable[str], *, most: int = 4) -> list[str]:
 
 def _runs(numbers: list[int]) -> str:
     runs: list[list[int]] = []
-    for number in sorted(numbers):
+    for number in sorted(set(numbers)):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 UNSPACED = frozenset({"zh", "ja", "yue"})
 
 
+def is_unspaced(language: str) -> bool:
+    """Whether a language, such as ``zh-CN``, is scored by character alone."""
+    return _primary(language) in UNSPACED
+
+
 def normalise(text: str, *, language: str) -> str:
     """Bring a transcript into the form that is scored.
 
@@ -20,7 +25,7 @@ def normalise(text: str, *, language: str) -> str:
     lose compatibility forms (NFKC), spaces and punctuation. Other languages: NFKC, lower case, no
     punctuation, single spaces.
     """
-    language = language.lower().split("-")[0]
+    language = _primary(language)
     if language == "en":
         return str(_english()(text)).strip()
     text = unicodedata.normalize("NFKC", text).casefold()
@@ -30,6 +35,10 @@ def normalise(text: str, *, language: str) -> str:
     kept = "".join(kept.split()) if language in UNSPACED else " ".join(kept.split())
     # Once more: what stood apart is neighbours now, such as a kana and its voicing mark.
     return unicodedata.normalize("NFKC", kept)
+
+
+def _primary(language: str) -> str:
+    return language.lower().split("-")[0]
 
 
 @cache

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.compare.normalise import is_unspaced
 from harness.compare.result import CheckResult
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def plan_pair(subject: Subject, *, candidate: str, reference: str) -> tuple[Plan
             kind="transcript",
             pair=pair,
             subject=rate,
-            unsupported=_ungated(subject),
+            unsupported=_ungated(subject, rate),
         )
         for rate in RATES
     ]
@@ -140,9 +141,12 @@ def plan_run(subject: Subject, *, reference: str, candidates: Sequence[str]) -> 
     return tuple(checks)
 
 
-def _ungated(subject: Subject) -> str | None:
+def _ungated(subject: Subject, rate: str) -> str | None:
     if not subject.trained:
         return UNTRAINED
-    if all(clip.transcript is None for clip in subject.clips if clip.unsupported is None):
+    known = [clip for clip in subject.clips if clip.transcript is not None and clip.unsupported is None]
+    if not known:
         return "no clip has a transcript to measure against"
+    if rate == "wer" and all(is_unspaced(clip.language) for clip in known):
+        return "no clip with a transcript is in a language that is scored by word"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from harness.compare.activations import coarser_dtype
-from harness.compare.normalise import UNSPACED, normalise
+from harness.compare.normalise import is_unspaced, normalise
 from harness.compare.result import AlignmentChunk, ClipTranscript, ErrorRate, LegTranscripts
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def score_leg(trace: Trace) -> LegTranscripts:
 
 
 def _score_clip(clip: ClipEntry, record: TranscriptRecord) -> ClipTranscript:
-    spaced = clip.language.lower().split("-")[0] not in UNSPACED
+    spaced = not is_unspaced(clip.language)
     truth = None if clip.transcript is None else normalise(clip.transcript, language=clip.language)
     said = normalise(record.text, language=clip.language)
     words = characters = None
@@ -110,24 +110,25 @@ def compare_transcripts(
         if clip in reference.transcripts
     )
     tokens = f"tokens equal in {same} of {len(candidate.transcripts)} clips"
+    lacking = _not_transcribed(candidate, reference)
     results = []
     for check in checks:
         rates = {"wer": (ours.wer, theirs.wer), "cer": (ours.cer, theirs.cer)}[check.subject]
         found, expected = rates
         name = check.subject.upper()
-        lacking = sorted(set(reference.transcripts) ^ set(candidate.transcripts))
+        if lacking and not check.unsupported:
+            results.append(check.result("missing", lacking))
+            continue
         if found is None or expected is None:
             status: Status = "unsupported" if check.unsupported else "missing"
-            results.append(check.result(status, check.unsupported or f"no {name}: no clip was transcribed"))
+            message = check.unsupported or f"no {name}: nothing is left of the truth once it is normalised"
+            results.append(check.result(status, message))
             continue
         text = f"{name} {found:.2%} on {candidate.manifest.leg}, {expected:.2%} on {reference.manifest.leg}"
         change = abs(found - expected)
         if check.unsupported:
             message = f"{text}; {tokens}; {check.unsupported}"
             results.append(check.result("unsupported", message, metric="change", measured=change))
-            continue
-        if lacking:
-            results.append(check.result("missing", f"{lacking[0]} was transcribed by one leg only"))
             continue
         allowed = tolerances.for_rate(check.subject, dtype=dtype).change
         results.append(
@@ -140,3 +141,12 @@ def compare_transcripts(
             )
         )
     return results
+
+
+def _not_transcribed(candidate: Trace, reference: Trace) -> str:
+    """Name the first clip, of those that can run, without a transcript on one leg or on both."""
+    for clip in reference.manifest.clips:
+        lacking = [trace.manifest.leg for trace in (candidate, reference) if clip.id not in trace.transcripts]
+        if lacking and clip.unsupported is None:
+            return f"{clip.id} was not transcribed on {' and '.join(lacking)}"
+    return ""

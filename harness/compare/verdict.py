@@ -59,13 +59,14 @@ def verdict(checks: Sequence[CheckResult], *, legs: Sequence[LegReport], diagnos
             return f"required leg {leg.name} did not run: {leg.reason}"
     if nothing := not_compared(checks):
         reasons = [f"{leg.name} did not run: {leg.reason}" for leg in legs if leg.status == "unavailable"]
-        why = reasons or [check.message for check in checks if check.status == "unsupported"]
+        why = reasons or [check.message for check in checks if _ESSENTIAL.get(check.kind) in nothing]
         return f"no {', '.join(nothing)} compared" + (f": {why[0]}" if why else "")
     if counts["missing"] or counts["error"]:
         first = next(check for check in checks if check.status in {"missing", "error"})
         return (
             f"{counts['missing'] + counts['error']} of {len(checks)} checks have no result: {first.message}"
         )
-    return f"{', '.join(candidates)} agrees with {reference}: {counts['pass']} checks passed" + (
+    agree = "agrees" if len(candidates) == 1 else "agree"
+    return f"{', '.join(candidates)} {agree} with {reference}: {counts['pass']} checks passed" + (
         f", {counts['unsupported']} not gated or not supported" if counts["unsupported"] else ""
     )

@@ -62,10 +62,14 @@ def total(seconds: Mapping[str, float]) -> str:
 
 
 def rows(report: Report) -> list[Row]:
-    """Return one row per pair and kind: pairs as the report first names them, kinds from cheap to dear."""
+    """Return one row per pair and kind: pairs as the report first names them, kinds from cheap to dear.
+
+    That a leg ran is no row here: every renderer has a table of legs.
+    """
     groups: dict[tuple[str, Kind], list[CheckResult]] = {}
     for check in report.checks:
-        groups.setdefault((check.pair, check.kind), []).append(check)
+        if check.kind != "leg":
+            groups.setdefault((check.pair, check.kind), []).append(check)
     return [
         Row(pair=pair, kind=kind, counts=count(groups[pair, kind]), worst=worst(groups[pair, kind]))
         for pair in pairs(report)

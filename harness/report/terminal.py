@@ -127,7 +127,7 @@ def _kinds(report: Report) -> Iterator[RenderableType]:
     rows = summary.rows(report)
     # One table per pair, since a row cannot span columns; the same widths make them look like one.
     width = min(COUNTS_WIDTH, max((len(summary.counts_text(row.counts)) for row in rows), default=0))
-    for position, pair in enumerate(summary.pairs(report)):
+    for position, pair in enumerate(dict.fromkeys(row.pair for row in rows)):
         table = _table("kind", "checks", "worst check")
         table.show_header = position == 0
         table.columns[0].min_width = max(map(len, KINDS))

@@ -124,8 +124,8 @@ def report(checks: Iterable[CheckResult] = (), **values: object) -> Report:
         "checkpoint_digest": DIGEST,
         "trained": True,
         "dtype": "float32",
-        "outcome": outcome(counts),
-        "exit_code": EXIT_CODES[outcome(counts)],
+        "outcome": outcome(found),
+        "exit_code": EXIT_CODES[outcome(found)],
         "verdict": "",
         "diagnosis": "",
         "notes": (),
@@ -149,9 +149,10 @@ def passing() -> Report:
             ),
             check("encoder.conv1", clip="hello", metric="relative_l2", measured=1.234e-6, allowed=2e-6),
             check("encoder.conv2", clip="hello", metric="relative_l2", measured=1e-6, allowed=2e-3),
+            check("lm.logits", kind="logits", clip="hello", metric="relative_l2", measured=1e-6, allowed=2e-3),
             check("wer", kind="transcript", metric="wer_change", measured=0.0, allowed=0.02),
         ],
-        verdict="all 5 checks passed for 1 pair",
+        verdict="all 6 checks passed for 1 pair",
         notes=("1 clip: a change of WER below 3 % could not have been seen",),
         transcripts={
             "hf-cpu": LegTranscripts(wer=0.5, cer=0.1, clips=(clip("hello"),)),
@@ -240,14 +241,16 @@ def unsupported() -> Report:
     reason = "no CUDA device"
     return report(
         [
+            check("conv1.weight", kind="parameter", metric="rows that differ", measured=0, allowed=0),
             check("encoder.conv1", clip="hello", metric="max_abs", measured=0, allowed=0),
+            check("lm.logits", kind="logits", clip="hello", metric="max_abs", measured=0, allowed=0),
             *(
                 check(f"probe{number}", pair="vllm-cuda~hf-cpu", status="unsupported", message=reason)
                 for number in range(3)
             ),
             check("timestamps", kind="transcript", status="unsupported"),
         ],
-        verdict="1 check passed, 4 unsupported",
+        verdict="3 checks passed, 4 unsupported",
         legs=(
             leg("hf-cpu"),
             leg("vllm-cpu", loader="patched"),

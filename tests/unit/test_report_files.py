@@ -4,11 +4,11 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from report_examples import crashed, empty, failing, passing, unsupported
 
 import harness.report
 from harness.errors import InputError
 from harness.report import load_report, render_junit, render_markdown, write_report
+from tests.unit.report_examples import crashed, empty, failing, passing, unsupported
 
 if TYPE_CHECKING:
     from pathlib import Path

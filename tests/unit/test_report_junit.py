@@ -6,7 +6,10 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_examples import (
+
+from harness.report import render_junit
+from harness.report.text import plain
+from tests.unit.report_examples import (
     HOSTILE,
     PAIR,
     check,
@@ -18,9 +21,6 @@ from report_examples import (
     report,
     unsupported,
 )
-
-from harness.report import render_junit
-from harness.report.text import plain
 
 if TYPE_CHECKING:
     from harness.compare.result import Report

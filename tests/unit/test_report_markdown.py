@@ -6,11 +6,21 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from report_examples import HOSTILE, check, crashed, empty, failing, hostile, passing, report, unsupported
 
 from harness.report import render_markdown
 from harness.report.markdown import LISTED, code, escape, fence
 from harness.report.text import plain
+from tests.unit.report_examples import (
+    HOSTILE,
+    check,
+    crashed,
+    empty,
+    failing,
+    hostile,
+    passing,
+    report,
+    unsupported,
+)
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -33,7 +43,7 @@ def shown(markdown: str) -> str:
 @pytest.mark.parametrize(
     ("example", "first"),
     [
-        (passing(), "# PASS: all 5 checks passed for 1 pair"),
+        (passing(), "# PASS: all 6 checks passed for 1 pair"),
         (failing(), "# FAIL: 2 checks failed: a parameter was not loaded"),
         (crashed(), "# INCOMPLETE: vllm-cpu crashed: nothing was compared with hf-cpu"),
         (empty(), "# INCOMPLETE: nothing was compared"),

@@ -4,10 +4,10 @@ import math
 from typing import TYPE_CHECKING
 
 import pytest
-from report_examples import PAIR, check, clip, crashed, failing, leg, passing, report, unsupported
 
 from harness.compare.result import LegTranscripts
 from harness.report import summary
+from tests.unit.report_examples import PAIR, check, clip, crashed, failing, leg, passing, report, unsupported
 
 if TYPE_CHECKING:
     from harness.compare.result import CheckResult
@@ -45,12 +45,13 @@ def test_rows_are_by_pair_as_named_and_kind_from_cheap_to_dear() -> None:
     checks = [
         check("b", kind="transcript", pair="second"),
         check("a", kind="logits", pair="first"),
-        check("a", kind="leg", pair="second"),
+        check("a", kind="parameter", pair="second"),
+        check("a", kind="leg", pair="third"),
         check("a", kind="logits", pair="first", status="fail"),
     ]
     rows = summary.rows(report(checks))
     assert [(row.pair, row.kind) for row in rows] == [
-        ("second", "leg"),
+        ("second", "parameter"),
         ("second", "transcript"),
         ("first", "logits"),
     ]

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_examples import (
+from rich.console import Console
+
+from harness.report import print_report
+from harness.report.text import HIDDEN, plain
+from tests.unit.report_examples import (
     HOSTILE,
     PAIR,
     crashed,
@@ -21,10 +25,6 @@ from report_examples import (
     report,
     unsupported,
 )
-from rich.console import Console
-
-from harness.report import print_report
-from harness.report.text import HIDDEN, plain
 
 if TYPE_CHECKING:
     from harness.compare.result import Report
@@ -46,7 +46,7 @@ def words(text: str) -> str:
 @pytest.mark.parametrize(
     ("shown", "first"),
     [
-        (passing(), "PASS  all 5 checks passed for 1 pair"),
+        (passing(), "PASS  all 6 checks passed for 1 pair"),
         (failing(), "FAIL  2 checks failed: a parameter was not loaded"),
         (crashed(), "INCOMPLETE  vllm-cpu crashed: nothing was compared with hf-cpu"),
         (empty(), "INCOMPLETE  nothing was compared"),

@@ -1,0 +1,288 @@
+"""Complete small traces without a backend: what a leg of the case glm_asr records, made of seeded noise.
+
+Every leg gets the same values, so that traces made here agree. A test plants its defect in one of them::
+
+    wrong = write_trace(path, leg="vllm-cpu", alter=edit("layers.0.k_proj.bias", lambda bias: bias + 1))
+    assert compared(wrong, write_trace(other))["layers.0.k_proj.bias"].status == "fail"
+
+Tensors are named ``PARAMETER`` or ``CLIP/PROBE``; a clip's samples are ``CLIP/audio``.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.audio import samples_sha256
+from harness.cases import get_case
+from harness.compare.compare import compare_pair
+from harness.compare.features import log_mel
+from harness.compare.plan import FEATURES, LOGITS, Subject
+from harness.compare.tolerance import load_tolerances
+from harness.run import captured_from
+from harness.trace import Manifest, Trace, TraceWriter
+from harness.trace.schema import CheckpointEntry, ClipEntry, DType, Environment, TranscriptRecord
+from harness.trace.tensors import RawTensor, bfloat16_words
+from harness.trace.writer import AUDIO
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from harness.cases.case import Stack
+    from harness.compare.result import CheckResult
+    from harness.run import CapturedLeg
+
+Array = np.ndarray[Any, np.dtype[Any]]
+#: What to record instead of a tensor, given its name; ``None`` leaves it out.
+Alter = Callable[[str, RawTensor], RawTensor | None]
+
+CASE = get_case("glm_asr")
+CONFIGS = CASE.small_configs(
+    {"encoder_hidden": 8, "encoder_layers": 1, "text_hidden": 8, "text_layers": 1, "text_heads": 1,
+     "chunk_seconds": 1}
+)  # fmt: skip
+SPEC = CASE.feature_spec(CONFIGS)
+PROBES = CASE.probes(CONFIGS)
+TOLERANCES = load_tolerances()
+CHECKPOINT = CheckpointEntry(source="synthetic", digest="c" * 64, config=CONFIGS, trained=False)
+
+
+def noise(clip: str, *, seconds: float) -> Array:
+    """Samples of a clip: float32 at 16 kHz, the same for the same name."""
+    samples = 0.1 * np.random.default_rng(zlib.crc32(clip.encode())).standard_normal(int(16_000 * seconds))
+    return samples.astype(np.float32)
+
+
+def make_clip(
+    name: str,
+    transcript: str | None = None,
+    *,
+    language: str = "en",
+    seconds: float = 0.5,
+    unsupported: str | None = None,
+) -> ClipEntry:
+    """An entry for a clip of noise."""
+    samples = noise(name, seconds=seconds)
+    return ClipEntry(
+        id=name,
+        sha256=samples_sha256(samples),
+        samples=samples.size,
+        transcript=transcript,
+        language=language,
+        unsupported=unsupported,
+    )
+
+
+#: ``dog`` is of two chunks; ``zh`` counts in CER only.
+CLIPS = (
+    make_clip("cat", "the cat sat on the mat"),
+    make_clip("dog", "my dog ran", seconds=1.5),
+    make_clip("zh", "你好世界", language="zh"),
+)
+
+
+def audio_of(clip: ClipEntry) -> Array:
+    """The samples of a clip."""
+    return noise(clip.id, seconds=clip.samples / 16_000)
+
+
+@lru_cache
+def features_of(clip: ClipEntry) -> Array:
+    """The features of a clip by librosa, float64."""
+    return log_mel(audio_of(clip), SPEC)
+
+
+def rounded(values: Array, dtype: str) -> RawTensor:
+    """Round numbers to a leg's dtype."""
+    if dtype == "bfloat16":
+        return RawTensor(dtype=dtype, shape=values.shape, data=bfloat16_words(values))
+    return RawTensor.of(values.astype(dtype))
+
+
+def edit(name: str, change: Callable[[Array], Array]) -> Alter:
+    """Change the values of the tensors that a shell pattern names, within their dtype."""
+
+    def alter(found: str, tensor: RawTensor) -> RawTensor:
+        return rounded(change(tensor.values.copy()), tensor.dtype) if fnmatchcase(found, name) else tensor
+
+    return alter
+
+
+def put(name: str, index: int, value: float) -> Alter:
+    """Write ``value`` at one place of the tensors that a pattern names, counted over all axes."""
+
+    def change(values: Array) -> Array:
+        values.flat[index] = value
+        return values
+
+    return edit(name, change)
+
+
+def drop(name: str) -> Alter:
+    """Leave out the tensors that a pattern names."""
+    return lambda found, tensor: None if fnmatchcase(found, name) else tensor
+
+
+def together(*alters: Alter) -> Alter:
+    """Plant several defects, one after the other."""
+
+    def alter(name: str, tensor: RawTensor) -> RawTensor | None:
+        found: RawTensor | None = tensor
+        for each in alters:
+            found = None if found is None else each(name, found)
+        return found
+
+    return alter
+
+
+def write_trace(
+    path: Path,
+    *,
+    leg: str = "hf-cpu",
+    dtype: DType = "float32",
+    trained: bool = False,
+    clips: Sequence[ClipEntry] = CLIPS,
+    said: Mapping[str, str | None] | None = None,
+    alter: Alter | None = None,
+    unmapped: Sequence[str] = (),
+    **manifest: object,
+) -> Trace:
+    """Write a complete trace and open it.
+
+    Args:
+        path: The folder to write.
+        leg: Its name; a vllm leg has fused sources and a k bias of zeros, an hf leg has no k bias.
+        dtype: Of parameters and activations; logits are float32 on every leg.
+        trained: Whether transcripts mean something.
+        clips: Those that are not unsupported are recorded.
+        said: What the leg heard, by clip; ``None`` for no transcript. The truth where it is left out.
+        alter: Called with every tensor before it is written.
+        unmapped: Names of parameters that the case does not know.
+        manifest: Fields of the manifest to set otherwise.
+    """
+    alter = alter or (lambda _, tensor: tensor)
+    stack: Stack = "hf" if leg.startswith("hf") else "vllm"
+    with TraceWriter.create(path) as writer:
+        for parameter in CASE.parameters(CONFIGS):
+            if parameter.zero_if_absent and stack == "hf":
+                continue
+            values = (
+                np.zeros(parameter.shape)
+                if parameter.zero_if_absent
+                else _values(parameter.name, parameter.shape)
+            )
+            if (tensor := alter(parameter.name, rounded(values, dtype))) is not None:
+                source = _source(parameter.name, stack)
+                writer.add_parameter(name=parameter.name, source=source, tensor=tensor)
+        writer.add_unmapped(unmapped)
+        for clip in clips:
+            if clip.unsupported is None:
+                _write_clip(writer, clip, dtype=dtype, alter=alter)
+                text = (said or {}).get(clip.id, clip.transcript or "")
+                if text is not None:
+                    tokens = tuple(text.encode())
+                    writer.add_transcript(TranscriptRecord(clip=clip.id, text=text, token_ids=tokens))
+        fields = {
+            "case": CASE.name,
+            "leg": leg,
+            "backend": leg.partition("@")[0],
+            "device": "cpu",
+            "dtype": dtype,
+            "attention": "sdpa",
+            "loader": "installed",
+            "seed": 0,
+            "max_new_tokens": 16,
+            "prompt_token_ids": (258, 262, 259),
+            "stop_token_ids": (256,),
+            "checkpoint": CHECKPOINT.model_copy(update={"trained": trained}),
+            "clips": tuple(clips),
+            "environment": Environment(
+                python="3.11", platform="", device_name="", cpu_isa="", threads=1, packages={}, variables={}
+            ),
+            "started": "2026-11-22T00:00:00+00:00",
+            "seconds": {},
+            "files": {},
+        }
+        writer.finish(Manifest.model_validate({**fields, **manifest}))
+    return Trace(path)
+
+
+def _write_clip(writer: TraceWriter, clip: ClipEntry, *, dtype: DType, alter: Alter) -> None:
+    chunks = CASE.chunks(clip.samples, CONFIGS)
+    vocabulary = int(CONFIGS["config.json"]["text_config"]["vocab_size"])
+    tensors = {FEATURES: rounded(features_of(clip), dtype)}
+    for probe in PROBES[1:]:
+        values = _values(f"{clip.id}/{probe.name}", (vocabulary,) if probe.name == LOGITS else (chunks, 5, 8))
+        tensors[probe.name] = rounded(values, "float32" if probe.name == LOGITS else dtype)
+    for name, tensor in tensors.items():
+        if (altered := alter(f"{clip.id}/{name}", tensor)) is not None:
+            writer.add_activation(clip=clip.id, probe=name, tensor=altered)
+    if (audio := alter(f"{clip.id}/{AUDIO}", RawTensor.of(audio_of(clip)))) is not None:
+        writer.add_audio(clip=clip.id, samples=audio.values)
+
+
+def _values(name: str, shape: tuple[int, ...]) -> Array:
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+
+
+def _source(name: str, stack: Stack) -> str:
+    """The stack's own name of a parameter, with the rows of a fused one."""
+    published = CASE.published_name(name)
+    if stack == "vllm":
+        fused = re.sub(r"\b[qkv]_proj\b", "qkv_proj", published)
+        fused = re.sub(r"\b(gate|up)_proj\b", "gate_up_proj", fused)
+        for shard in CASE.shards("vllm", fused, CONFIGS):
+            if fused != published and shard.name == name:
+                return f"{fused}[{shard.start}:{shard.stop}]"
+    return published
+
+
+def subject_of(trace: Trace) -> Subject:
+    """What a plan for this trace is derived from."""
+    manifest = trace.manifest
+    return Subject(case=CASE, configs=CONFIGS, clips=manifest.clips, trained=manifest.checkpoint.trained)
+
+
+def leg_of(trace: Trace, *, role: str = "candidate") -> CapturedLeg:
+    """A trace as a leg of a run."""
+    return captured_from(trace, role=role)
+
+
+def compared(candidate: Trace, reference: Trace) -> dict[str, CheckResult]:
+    """Compare a pair by the harness's own tolerances: results by ``PARAMETER``, ``CLIP/PROBE`` or rate."""
+    names = (leg_of(candidate).name.identifier, leg_of(reference).name.identifier)
+    results = compare_pair(
+        subject_of(reference), names=names, candidate=candidate, reference=reference, tolerances=TOLERANCES
+    )
+    found = {
+        f"{result.clip}/{result.subject}" if result.clip else result.subject: result for result in results
+    }
+    assert len(found) == len(results)
+    return found
+
+
+def write_pair(
+    folder: Path,
+    *,
+    alter: Alter | None = None,
+    dtype: DType = "float32",
+    trained: bool = False,
+    clips: Sequence[ClipEntry] = CLIPS,
+) -> tuple[Trace, Trace]:
+    """Write a candidate of vLLM with defects, and a reference of HuggingFace without."""
+    return (
+        write_trace(folder / "c", leg="vllm-cpu", dtype=dtype, trained=trained, clips=clips, alter=alter),
+        write_trace(folder / "r", leg="hf-cpu", dtype=dtype, trained=trained, clips=clips),
+    )
+
+
+def red(results: Mapping[str, CheckResult]) -> list[str]:
+    """The names of the checks that are neither green nor unsupported."""
+    return [name for name, result in results.items() if result.status not in {"pass", "unsupported"}]

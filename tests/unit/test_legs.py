@@ -1,0 +1,245 @@
+"""A leg is a process: whatever it does, what became of it is known and nothing of it is left running."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.backends.legs import LegOutcome, run_leg
+from harness.backends.request import LegRequest
+from harness.trace.schema import CheckpointEntry, ClipEntry
+from tests.unit.test_trace_folder import write_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def leg_request(folder: Path) -> LegRequest:
+    return LegRequest(
+        case="glm_asr",
+        leg="hf-cpu",
+        stack="hf",
+        device="cpu",
+        dtype="float32",
+        attention="sdpa",
+        loader="installed",
+        checkpoint_folder=folder / "checkpoint",
+        checkpoint=CheckpointEntry(source="random", digest="c" * 64, config={}, trained=False),
+        clips=(ClipEntry(id="one", sha256="d" * 64, samples=6, transcript=None, language="en"),),
+        audio=folder / "clips.safetensors",
+        prompt_token_ids=(1, 2),
+        stop_token_ids=(3,),
+        max_new_tokens=4,
+        seed=0,
+        trace=folder / "out" / "traces" / "hf-cpu",
+        log=folder / "out" / "logs" / "hf-cpu.log",
+        progress=folder / "out" / "work" / "hf-cpu.progress",
+    )
+
+
+def interpreter(folder: Path, *lines: str) -> str:
+    """A program that stands in for a python: it is given the leg's arguments and runs ``lines``."""
+    path = folder / "interpreter"
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]), encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+def run_script(
+    folder: Path, *lines: str, timeout: float = 60, progress: Callable[[str], None] = lambda _: None
+) -> LegOutcome:
+    return run_leg(
+        leg_request(folder), interpreter=interpreter(folder, *lines), timeout=timeout, progress=progress
+    )
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs: one that has ended may stay in the table until its new parent asks."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def assert_gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while is_running(pid):
+        assert time.monotonic() < deadline, f"process {pid} was left running"
+        time.sleep(0.01)
+
+
+class TestTheReason:
+    def test_exit_status_and_last_line(self, tmp_path: Path) -> None:
+        ended = run_script(tmp_path, "echo one", "echo two >&2", "exit 3")
+        assert ended.trace is None
+        assert ended.reason == "ended with exit status 3: two"
+        assert ended.log_tail == ("one", "two")
+        assert 0 < ended.seconds < 60
+        assert leg_request(tmp_path).log.read_text(encoding="utf-8") == "one\ntwo\n"
+
+    def test_killed(self, tmp_path: Path) -> None:
+        ended = run_script(tmp_path, "echo loading", "kill -KILL $$")
+        assert ended.trace is None
+        assert ended.reason == "killed by SIGKILL (out of memory?): loading"
+
+    @pytest.mark.parametrize("name", ["SEGV", "TERM", "ABRT"])
+    def test_another_signal(self, tmp_path: Path, name: str) -> None:
+        assert (
+            run_script(tmp_path, f"kill -{name} $$").reason == f"killed by SIG{name}, and it logged nothing"
+        )
+
+    def test_a_signal_without_a_name(self, tmp_path: Path) -> None:
+        assert run_script(tmp_path, "kill -40 $$").reason == "killed by signal 40, and it logged nothing"
+
+    def test_silence(self, tmp_path: Path) -> None:
+        ended = run_script(tmp_path, "exit 1")
+        assert ended.reason == "ended with exit status 1, and it logged nothing"
+        assert ended.log_tail == ()
+
+    def test_a_good_end_without_a_trace(self, tmp_path: Path) -> None:
+        ended = run_script(tmp_path, "echo done", "exit 0")
+        assert ended.trace is None
+        assert ended.reason.startswith(
+            f"{leg_request(tmp_path).trace} is not a trace: expected a folder with"
+        )
+        assert ended.log_tail == ("done",)
+
+    def test_an_older_trace_is_not_taken_for_the_legs(self, tmp_path: Path) -> None:
+        write_trace(leg_request(tmp_path).trace)
+        ended = run_script(tmp_path, "exit 0")
+        assert ended.trace is None
+        assert ended.reason.endswith("is not a trace: expected a folder with manifest.json, found nothing")
+
+    def test_a_trace(self, tmp_path: Path) -> None:
+        source = write_trace(tmp_path / "prepared")
+        copy = shlex.join(["cp", "-r", str(source), str(leg_request(tmp_path).trace)])
+        ended = run_script(tmp_path, copy)
+        assert ended.reason == ""
+        assert ended.trace is not None
+        assert ended.trace.path == leg_request(tmp_path).trace
+        assert ended.trace.manifest.leg == "hf-cpu"
+
+    def test_a_trace_that_was_changed(self, tmp_path: Path) -> None:
+        source = write_trace(tmp_path / "prepared")
+        (source / "log.txt").write_text("lime\n", encoding="utf-8")
+        copy = shlex.join(["cp", "-r", str(source), str(leg_request(tmp_path).trace)])
+        ended = run_script(tmp_path, copy)
+        assert ended.trace is None
+        assert "log.txt was changed after the capture" in ended.reason
+
+    def test_a_trace_counts_only_with_a_good_end(self, tmp_path: Path) -> None:
+        source = write_trace(tmp_path / "prepared")
+        copy = shlex.join(["cp", "-r", str(source), str(leg_request(tmp_path).trace)])
+        ended = run_script(tmp_path, copy, "exit 1")
+        assert ended.trace is None
+        assert ended.reason == "ended with exit status 1, and it logged nothing"
+
+
+class TestTheEnd:
+    def test_time_limit(self, tmp_path: Path) -> None:
+        started = time.monotonic()
+        ended = run_script(
+            tmp_path,
+            f"sleep 1000 & echo $! > {tmp_path}/child",
+            f"(sleep 1000 & echo $! > {tmp_path}/grandchild; wait) &",
+            f"echo $$ > {tmp_path}/leader",
+            "echo waiting",
+            "wait",
+            timeout=1,
+        )
+        assert time.monotonic() - started < 30
+        assert ended.trace is None
+        assert ended.reason == "no result within 1 s, killed"
+        assert ended.log_tail == ("waiting",)
+        assert ended.seconds >= 1
+        for name in ("leader", "child", "grandchild"):
+            assert_gone(int((tmp_path / name).read_text(encoding="utf-8")))
+
+    def test_a_leg_that_ignores_polite_signals(self, tmp_path: Path) -> None:
+        ended = run_script(tmp_path, "trap '' TERM INT HUP", "while :; do sleep 1000; done", timeout=0.5)
+        assert ended.reason == "no result within 0.5 s, killed"
+
+    @pytest.mark.parametrize("status", [0, 1])
+    def test_workers_do_not_outlive_their_leg(self, tmp_path: Path, status: int) -> None:
+        run_script(tmp_path, f"sleep 1000 & echo $! > {tmp_path}/worker", f"exit {status}")
+        assert_gone(int((tmp_path / "worker").read_text(encoding="utf-8")))
+
+    def test_an_interrupted_caller_leaves_nothing_running(self, tmp_path: Path) -> None:
+        def interrupt(text: str) -> None:
+            raise KeyboardInterrupt(text)
+
+        with pytest.raises(KeyboardInterrupt, match="loading"):
+            run_script(
+                tmp_path,
+                f"echo $$ > {tmp_path}/leader",
+                f"printf loading > {leg_request(tmp_path).progress}",
+                "exec sleep 1000",
+                progress=interrupt,
+            )
+        assert_gone(int((tmp_path / "leader").read_text(encoding="utf-8")))
+
+
+class TestWhatItIsGiven:
+    def test_the_request_and_nothing_to_read(self, tmp_path: Path) -> None:
+        ended = run_script(tmp_path, 'basename "$1"', f'cp "$2" {tmp_path}/request.json', "cat", 'echo "$#"')
+        assert ended.log_tail == ("leg_main.py", "2")
+        text = (tmp_path / "request.json").read_text(encoding="utf-8")
+        assert LegRequest.model_validate_json(text) == leg_request(tmp_path)
+
+    def test_a_progress_of_an_earlier_leg_is_not_shown(self, tmp_path: Path) -> None:
+        path = leg_request(tmp_path).progress
+        path.parent.mkdir(parents=True)
+        path.write_text("old", encoding="utf-8")
+        said: list[str] = []
+        run_script(tmp_path, "sleep 0.2", progress=said.append)
+        assert said == []
+
+    def test_progress_is_said_once_per_change(self, tmp_path: Path) -> None:
+        path = shlex.quote(str(leg_request(tmp_path).progress))
+        said: list[str] = []
+
+        def hear(text: str) -> None:
+            said.append(text)
+            (tmp_path / text).touch()
+
+        run_script(
+            tmp_path,
+            f"printf loading > {path}; while [ ! -e {tmp_path}/loading ]; do sleep 0.02; done",
+            f"printf '\\377' > {path}; sleep 0.2",  # cut in the middle of a character
+            f"printf encoding > {path}; while [ ! -e {tmp_path}/encoding ]; do sleep 0.02; done; sleep 0.2",
+            progress=hear,
+        )
+        assert said == ["loading", "encoding"]
+
+
+class TestTheLog:
+    def test_the_last_lines(self, tmp_path: Path) -> None:
+        ended = run_script(tmp_path, "for i in $(seq 40); do echo line $i; echo; done", "exit 1")
+        assert ended.log_tail == tuple(f"line {index}" for index in range(26, 41))
+
+    def test_a_long_log(self, tmp_path: Path) -> None:
+        ended = run_script(tmp_path, "seq 100000", "echo the end", "exit 1")
+        assert ended.log_tail[-2:] == ("100000", "the end")
+
+    def test_bytes_that_are_no_text(self, tmp_path: Path) -> None:
+        ended = run_script(tmp_path, r"printf 'a\377b\n'", "exit 1")
+        assert ended.log_tail == ("a\ufffdb",)
+
+    def test_of_a_progress_bar_its_last_state(self, tmp_path: Path) -> None:
+        ended = run_script(
+            tmp_path,
+            "echo cause",
+            r"for i in $(seq 30); do printf '\rloading %s' $i; done; printf '\n'",
+            r"printf 'windows\r\n'",
+            "exit 1",
+        )
+        assert ended.log_tail == ("cause", "loading 30", "windows")
+
+    def test_an_older_log_is_replaced(self, tmp_path: Path) -> None:
+        run_script(tmp_path, "echo first", "exit 1")
+        assert run_script(tmp_path, "echo second", "exit 1").log_tail == ("second",)

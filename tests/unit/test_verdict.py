@@ -1,0 +1,175 @@
+"""From results to one outcome: green is only what was compared and passed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.compare.result import KINDS, CheckResult, LegReport, Status
+from harness.compare.verdict import EXIT_CODES, count, not_compared, outcome, verdict
+from harness.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.compare.result import Kind, LegStatus
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+def check(kind: Kind, status: Status = "pass", message: str = "") -> CheckResult:
+    return CheckResult(
+        id=f"{kind}-{status}", kind=kind, pair="p", subject="s", status=status, message=message
+    )
+
+
+def leg(
+    name: str = "vllm-cpu",
+    status: LegStatus = "captured",
+    *,
+    required: bool = False,
+    reason: str = "",
+    reference: bool = False,
+) -> LegReport:
+    return LegReport(
+        name=name,
+        backend=name,
+        role="reference" if reference else "candidate",
+        required=required,
+        status=status,
+        reason=reason,
+    )
+
+
+REFERENCE = leg("hf-cpu", required=True, reference=True)
+ALL = [check(kind) for kind in KINDS]
+results = st.lists(st.builds(check, st.sampled_from(KINDS), st.sampled_from(STATUSES)), max_size=12)
+
+
+def said(checks: list[CheckResult], *legs: LegReport, diagnosis: str = "") -> str:
+    return verdict(checks, legs=[REFERENCE, *(legs or [leg()])], diagnosis=diagnosis)
+
+
+def test_every_status_is_counted() -> None:
+    checks = [*ALL, check("logits", "fail"), check("leg", "error"), check("leg", "error")]
+    assert count(checks) == {"pass": 6, "fail": 1, "missing": 0, "unsupported": 0, "error": 2}
+    assert count([]) == dict.fromkeys(STATUSES, 0)
+
+
+def test_exit_codes() -> None:
+    assert EXIT_CODES == {"pass": ExitCode.PASS, "fail": ExitCode.FAIL, "incomplete": ExitCode.INCOMPLETE}
+    assert [int(code) for code in EXIT_CODES.values()] == [0, 1, 3]
+
+
+class TestOutcome:
+    def test_pass(self) -> None:
+        assert outcome(ALL) == "pass"
+        assert outcome([*ALL, check("transcript", "unsupported")]) == "pass"
+
+    def test_nothing(self) -> None:
+        assert outcome([]) == "incomplete"
+
+    @pytest.mark.parametrize("kind", ["parameter", "activation", "logits"])
+    def test_kind_of_which_nothing_was_compared(self, kind: Kind) -> None:
+        without = [result for result in ALL if result.kind != kind]
+        assert outcome(without) == "incomplete"
+        for status in ("unsupported", "missing", "error"):
+            assert outcome([*without, check(kind, status)]) == "incomplete"
+        assert outcome([*without, check(kind), check(kind, "unsupported")]) == "pass"
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("status", ["missing", "error"])
+    def test_open(self, kind: Kind, status: Status) -> None:
+        assert outcome([*ALL, check(kind, status)]) == "incomplete"
+
+    @given(results)
+    def test_a_failure_is_always_a_failure(self, checks: list[CheckResult]) -> None:
+        assert (outcome(checks) == "fail") == any(result.status == "fail" for result in checks)
+
+    @given(results)
+    def test_green_is_only_what_was_compared(self, checks: list[CheckResult]) -> None:
+        if outcome(checks) == "pass":
+            assert {result.status for result in checks} <= {"pass", "unsupported"}
+            assert {"parameter", "activation", "logits"} <= {
+                result.kind for result in checks if result.status == "pass"
+            }
+
+
+def test_not_compared() -> None:
+    assert not_compared([]) == ["parameters", "activations", "logits"]
+    assert not_compared([check("parameter", "fail"), check("logits", "missing")]) == ["activations", "logits"]
+    assert not_compared(ALL) == []
+
+
+class TestVerdict:
+    def test_pass(self) -> None:
+        assert said(ALL) == "vllm-cpu agrees with hf-cpu: 6 checks passed"
+
+    def test_pass_with_what_was_not_gated(self) -> None:
+        legs = [leg(), leg("vllm-cuda"), leg("hf-cuda", "unavailable", reason="no GPU")]
+        assert said([*ALL, check("transcript", "unsupported")], *legs) == (
+            "vllm-cpu, vllm-cuda agree with hf-cpu: 6 checks passed, 1 not gated or not supported"
+        )
+
+    def test_fail_comes_before_everything(self) -> None:
+        checks = [*ALL, check("parameter", "fail"), check("leg", "error"), check("logits", "missing")]
+        crashed = leg("vllm-cuda", "error", reason="killed")
+        assert said(checks, leg(), crashed, diagnosis="k is wrong") == "1 of 9 checks failed: k is wrong"
+
+    def test_crashed_leg(self) -> None:
+        legs = [
+            leg("vllm-cpu", "unavailable", required=True, reason="no vllm"),
+            leg("b", "error", reason="killed"),
+        ]
+        assert said([*ALL, check("leg", "error")], *legs) == "leg b did not finish: killed"
+
+    def test_required_leg_that_is_not_there(self) -> None:
+        legs = [leg(), leg("vllm-cuda", "unavailable", required=True, reason="no GPU")]
+        assert said([*ALL, check("leg", "missing")], *legs) == "required leg vllm-cuda did not run: no GPU"
+
+    def test_no_leg_to_compare_with(self) -> None:
+        message = said(
+            [check("leg"), check("parameter", "unsupported")], leg("x", "unavailable", reason="no GPU")
+        )
+        assert message == "no parameters, activations, logits compared: x did not run: no GPU"
+
+    def test_no_clip_that_the_model_can_take(self) -> None:
+        checks = [
+            check("parameter"),
+            check("transcript", "unsupported", "untrained"),
+            check("activation", "unsupported", "too long"),
+            check("logits", "unsupported", "too long"),
+        ]
+        assert said(checks) == "no activations, logits compared: too long"
+
+    def test_nothing_recorded(self) -> None:
+        """What says nothing of the cause is not given for it."""
+        checks = [
+            check("parameter"),
+            check("transcript", "unsupported", "untrained"),
+            check("activation", "missing", "not recorded"),
+            check("logits", "missing", "not recorded"),
+        ]
+        assert said(checks) == "no activations, logits compared: not recorded"
+
+    def test_nothing_planned(self) -> None:
+        assert said([check("parameter")]) == "no activations, logits compared"
+
+    def test_some_without_a_result(self) -> None:
+        checks = [
+            *ALL,
+            check("activation", "missing", "projector was not recorded"),
+            check("logits", "error"),
+        ]
+        assert said(checks) == "2 of 8 checks have no result: projector was not recorded"
+
+    @given(results, st.lists(st.sampled_from(["captured", "unavailable", "error"]), max_size=3))
+    def test_says_agrees_only_where_it_is_a_pass(
+        self, checks: list[CheckResult], legs: list[LegStatus]
+    ) -> None:
+        reports = [leg(f"vllm-cpu@{index}", status, reason="r") for index, status in enumerate(legs)]
+        message = said(checks, *reports, diagnosis="d")
+        assert message
+        if " agree" in message:
+            assert outcome(checks) == "pass"
