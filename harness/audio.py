@@ -188,7 +188,7 @@ def identifier_from(stem: str) -> str:
     its own SHA-256.
     """
     name = re.sub(r"[^A-Za-z0-9._+-]", "_", stem)
-    name = re.sub(r"^[^A-Za-z0-9_]+", "_", name) or "_"
+    name = re.sub(r"^[^A-Za-z0-9]+", "", name) or "clip"
     if stem.isascii() and len(name) <= 120:
         return name
     return f"{name[:111]}-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
@@ -239,17 +240,27 @@ def doctor(
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
+class _Interrupted(BaseException):
+    """A signal asked the harness to stop: its legs are killed on the way out."""
+
+
+def _interrupt(number: int, _frame: object) -> NoReturn:
+    raise _Interrupted(signal.Signals(number).name)
+
+
 def main() -> None:
     """Run the command line; errors raised on purpose become one line and their exit code."""
     started = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
     except InputError as error:
         _stop(str(error), ExitCode.USAGE)
     except HarnessError as error:
         _stop(str(error), ExitCode.INCOMPLETE)
-    except KeyboardInterrupt:
-        _stop(f"interrupted after {time.monotonic() - started:.0f} s", ExitCode.INCOMPLETE)
+    except _Interrupted as error:
+        _stop(f"stopped by {error} after {time.monotonic() - started:.0f} s", ExitCode.INCOMPLETE)
     except Exception as error:  # noqa: BLE001 - Python would exit with 1, which says that a regression was found
         if not isinstance(error, OSError):
             traceback.print_exc()

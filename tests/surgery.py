@@ -11,6 +11,7 @@ from harness.files import sha256_file
 from harness.trace import Manifest
 from harness.trace.schema import FileEntry
 from harness.trace.tensors import RawTensor, TensorFile, TensorWriter
+from harness.trace.writer import write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +44,7 @@ def seal(trace: Path, **fields: Any) -> Path:  # noqa: ANN401 - fields of the ma
         name: FileEntry(size=(trace / name).stat().st_size, sha256=sha256_file(trace / name))
         for name in manifest.files
     }
-    path.write_text(
-        manifest.model_copy(update={"files": files, **fields}).model_dump_json(), encoding="utf-8"
-    )
+    write_manifest(manifest.model_copy(update={"files": files, **fields}), trace)
     return trace
 
 

@@ -45,7 +45,7 @@ def find_interpreter(text: str | None) -> str:
     """
     if text is None:
         return sys.executable
-    found = shutil.which(text)
+    found = shutil.which(Path(text).expanduser() if text.startswith("~/") else text)
     if found is None:
         msg = f"interpreter {text!r}: no such program, or not executable; give the path of a python"
         raise InputError(msg)

@@ -119,6 +119,12 @@ def open_checkpoint(folder: Path, *, case: Case, source: str, trained: bool) -> 
         msg = f"checkpoint {source}: expected model_type {case.model_type!r} for {case.name}, found {found!r}"
         raise InputError(msg)
     try:
+        for derive in (case.parameters, case.probes, case.feature_spec, case.stop_token_ids):
+            derive(configs)
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        msg = f"checkpoint {source}: its configuration does not describe a {case.name} model: {error!r}"
+        raise InputError(msg) from error
+    try:
         prompt, audio_token = encode(folder, case.prompt()), encode(folder, case.audio_token)
     except Exception as error:  # the library raises nothing narrower
         msg = f"checkpoint {source}: tokenizer.json is not a tokenizer: {error}"

@@ -12,6 +12,7 @@ from harness.errors import TraceError
 from harness.files import sha256_file
 from harness.trace.schema import (
     SCHEMA_VERSION,
+    SEAL,
     Manifest,
     ParameterRecord,
     ParameterTable,
@@ -49,12 +50,20 @@ class Trace:
                 msg = f"{path} is not a trace: expected a folder with manifest.json, found {found}"
                 raise TraceError(msg)
             self.manifest = _load(path / "manifest.json", Manifest)
-            self._verify()
+            self._verify_seal()
+            self._verify_files()
         except OSError as error:
             msg = f"{path} cannot be read: {error.strerror or error}"
             raise TraceError(msg) from error
 
-    def _verify(self) -> None:
+    def _verify_seal(self) -> None:
+        seal = self.path / SEAL
+        found = sha256_file(self.path / "manifest.json")
+        if not seal.is_file() or seal.read_bytes()[:64].decode("ascii", "replace") != found:
+            msg = f"{self.path}: manifest.json was changed after the capture; capture this leg again"
+            raise TraceError(msg)
+
+    def _verify_files(self) -> None:
         announced = set(self.manifest.files)
         for name, entry in self.manifest.files.items():
             file = self.path / name

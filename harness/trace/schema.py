@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 SCHEMA_VERSION = 1
 
-#: A name that is also a file name: no separator, no leading dot.
-Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*$", max_length=120)]
+#: A name that is also a file name and a tensor name: no separator, nothing special in front.
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 DType = Literal["float64", "float32", "bfloat16", "float16"]
 LoaderState = Literal["installed", "patched", "reverted"]
@@ -88,6 +88,10 @@ class Manifest(Record):
     started: str
     seconds: dict[str, float]
     files: dict[str, FileEntry]
+
+
+#: Holds the SHA-256 of ``manifest.json``, which holds those of all other files.
+SEAL = "manifest.sha256"
 
 
 class ParameterRecord(Record):

@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.files import new_folder, sha256_file
 from harness.trace.schema import (
+    SEAL,
     FileEntry,
     Manifest,
     ParameterRecord,
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AUDIO = "audio"
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest and, last of all, its seal."""
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Write the digest of the manifest as it is now."""
+    (folder / SEAL).write_text(f"{sha256_file(folder / 'manifest.json')}\n", encoding="ascii")
 
 
 class TraceWriter:
@@ -138,4 +150,4 @@ class TraceWriter:
             if path.is_file()
         }
         complete = manifest.model_copy(update={"files": files})
-        (self.folder / "manifest.json").write_text(complete.model_dump_json(indent=1), encoding="utf-8")
+        write_manifest(complete, self.folder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.compare.result import Report
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def processes_with(text: str) -> list[str]:
@@ -72,6 +77,36 @@ def test_a_leg_that_hangs(
     assert all("no result within 1.5 s, killed" in leg.reason for leg in report.legs)
     assert report.exit_code == ExitCode.INCOMPLETE
     assert not processes_with("sleep 876543")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_harness_is_told_to_stop(
+    one_clip: Path, tmp_path: Path, interpreter: Callable[[str], str], number: signal.Signals
+) -> None:
+    """A terminal's Ctrl-C, or a CI job that is cancelled: the leg that runs goes with the harness."""
+    python = interpreter(f"echo > {tmp_path}/started; sleep 765432")
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "run",
+        "--audio",
+        str(one_clip),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with subprocess.Popen(
+        [*command, "--python", f"hf-cpu={python}"], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        while not (tmp_path / "started").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.INCOMPLETE
+    assert said.splitlines()[-1].startswith(f"error: stopped by {number.name} after ")
+    assert not processes_with("sleep 765432")
+    assert not (tmp_path / "out" / "report.json").exists()
 
 
 @pytest.mark.parametrize("require", [(), ("vllm-cuda",)])

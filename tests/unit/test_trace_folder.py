@@ -15,6 +15,7 @@ from harness.errors import InputError, TraceError
 from harness.trace import Manifest, Trace, TraceWriter, reader
 from harness.trace.schema import CheckpointEntry, ClipEntry, Environment, TranscriptRecord
 from harness.trace.tensors import RawTensor, bfloat16_words
+from harness.trace.writer import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +98,7 @@ def edit_manifest(trace: Path, change: Callable[[dict[str, Any]], object]) -> No
     content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
     path.write_text(json.dumps(content), encoding="utf-8")
+    seal(trace)
 
 
 def names(folder: Path) -> list[str]:
@@ -118,7 +120,7 @@ class TestContent:
         assert trace.manifest.model_copy(update={"files": {}}) == manifest()
         assert sorted(trace.manifest.files) == FILES
         on_disk = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-        assert on_disk == {*FILES, "manifest.json"}
+        assert on_disk == {*FILES, "manifest.json", "manifest.sha256"}
         for name, entry in trace.manifest.files.items():
             data = (path / name).read_bytes()
             assert (entry.size, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
@@ -385,6 +387,14 @@ class TestNoTrace:
     def test_a_manifest_of_something_else(self, tmp_path: Path, text: bytes, said: str) -> None:
         (tmp_path / "manifest.json").write_bytes(text)
         assert problem_of(tmp_path).startswith(f"/manifest.json is not valid (schema 1): {said}")
+
+    def test_one_changed_digit(self, tmp_path: Path) -> None:
+        path = write_trace(tmp_path / "trace")
+        text = (path / "manifest.json").read_text(encoding="utf-8")
+        changed = text.replace('"seed": 0', '"seed": 1')
+        assert changed != text
+        (path / "manifest.json").write_text(changed, encoding="utf-8")
+        assert problem_of(path) == ": manifest.json was changed after the capture; capture this leg again"
 
     def test_an_unknown_key(self, tmp_path: Path) -> None:
         path = write_trace(tmp_path / "trace")
