@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.cases.case import Stack
-    from harness.compare.result import CheckResult
+    from harness.compare.result import CheckResult, Role
     from harness.run import CapturedLeg
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -250,7 +250,7 @@ def subject_of(trace: Trace) -> Subject:
     return Subject(case=CASE, configs=CONFIGS, clips=manifest.clips, trained=manifest.checkpoint.trained)
 
 
-def leg_of(trace: Trace, *, role: str = "candidate") -> CapturedLeg:
+def leg_of(trace: Trace, *, role: Role = "candidate") -> CapturedLeg:
     """A trace as a leg of a run."""
     return captured_from(trace, role=role)
 

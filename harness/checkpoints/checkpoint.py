@@ -12,6 +12,7 @@ from harness.checkpoints.random import RandomSpec, build_random
 from harness.checkpoints.tokenizer import encode
 from harness.errors import InputError
 from harness.files import sha256_file
+from harness.trace.schema import CheckpointEntry
 
 if TYPE_CHECKING:
     from harness.cases.case import Case
@@ -29,6 +30,13 @@ class Checkpoint:
     digest: str
     prompt_token_ids: tuple[int, ...]
     trained: bool
+
+    @property
+    def entry(self) -> CheckpointEntry:
+        """The checkpoint as a trace's manifest holds it."""
+        return CheckpointEntry(
+            source=self.source, digest=self.digest, config=self.configs, trained=self.trained
+        )
 
 
 def resolve_checkpoint(name: str, *, case: Case, folder: Path) -> Checkpoint:

@@ -18,6 +18,7 @@ Kind = Literal["leg", "parameter", "features", "activation", "logits", "transcri
 KINDS: tuple[Kind, ...] = ("leg", "parameter", "features", "activation", "logits", "transcript")
 Outcome = Literal["pass", "fail", "incomplete"]
 LegStatus = Literal["captured", "unavailable", "error"]
+Role = Literal["reference", "candidate"]
 
 #: A finite number; infinities and NaN, which JSON has not, are ``None`` with the message saying so.
 Measured = Annotated[float | None, Field(allow_inf_nan=False)]
@@ -54,7 +55,7 @@ class LegReport(Model):
 
     name: str
     backend: str
-    role: Literal["reference", "candidate"]
+    role: Role
     required: bool
     status: LegStatus
     reason: str = ""

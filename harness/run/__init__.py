@@ -1,0 +1,27 @@
+"""Plans the legs, captures each once, compares, and puts the report together.
+
+``options`` and ``prepare`` come before a backend starts, ``capture`` runs the legs, ``judge`` needs none.
+"""
+
+from harness.run.capture import CapturedLeg, capture_one, captured_from
+from harness.run.job import run
+from harness.run.judge import judge, judge_traces, make_report
+from harness.run.options import Leg, RunOptions, plan_legs
+from harness.run.prepare import TRAINED_TOKENS, UNTRAINED_TOKENS, Prepared, prepare
+
+__all__ = [
+    "TRAINED_TOKENS",
+    "UNTRAINED_TOKENS",
+    "CapturedLeg",
+    "Leg",
+    "Prepared",
+    "RunOptions",
+    "capture_one",
+    "captured_from",
+    "judge",
+    "judge_traces",
+    "make_report",
+    "plan_legs",
+    "prepare",
+    "run",
+]

@@ -1,0 +1,161 @@
+"""From captured legs to a report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from harness import __version__
+from harness.cases import get_case
+from harness.compare.activations import first_divergence
+from harness.compare.compare import compare_leg, compare_pair
+from harness.compare.diagnosis import diagnose
+from harness.compare.features import LibrosaFeatures
+from harness.compare.plan import UNTRAINED, PlannedCheck, Subject, pair_name, plan_leg, plan_pair
+from harness.compare.result import Report
+from harness.compare.tolerance import load_tolerances
+from harness.compare.transcripts import score_leg
+from harness.compare.verdict import EXIT_CODES, count, outcome, verdict
+from harness.run.capture import CapturedLeg, captured_from
+from harness.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from harness.compare.result import CheckResult
+    from harness.compare.tolerance import Tolerances
+    from harness.trace.schema import CheckpointEntry, DType
+
+
+def judge(
+    subject: Subject, *, legs: Sequence[CapturedLeg], tolerances: Tolerances
+) -> tuple[CheckResult, ...]:
+    """Give every planned check a result. The reference is the first of ``legs``.
+
+    Raises:
+        TraceError: two traces are not comparable.
+    """
+    reference, candidates = legs[0], legs[1:]
+    features = LibrosaFeatures(subject.case.feature_spec(subject.configs))
+    checks: list[CheckResult] = []
+    for leg in legs:
+        planned = plan_leg(subject, leg=leg.name.identifier)
+        checks += (
+            _without(planned, leg)
+            if leg.trace is None
+            else compare_leg(planned, trace=leg.trace, features=features, tolerances=tolerances)
+        )
+    for leg in candidates:
+        names = leg.name.identifier, reference.name.identifier
+        if leg.trace is not None and reference.trace is not None:
+            checks += compare_pair(
+                subject,
+                names=names,
+                candidate=leg.trace,
+                reference=reference.trace,
+                tolerances=tolerances,
+            )
+        else:
+            lacking = leg if leg.trace is None else reference
+            checks += _without(plan_pair(subject, candidate=names[0], reference=names[1]), lacking)
+    return tuple(checks)
+
+
+def _without(planned: Sequence[PlannedCheck], leg: CapturedLeg) -> list[CheckResult]:
+    """What the checks of a leg without a trace end in: never in green, and as missing if it had to run."""
+    report = leg.report
+    if report.status == "error":
+        message = f"leg {report.name} did not finish: {report.reason}"
+        return [check.result("error" if check.kind == "leg" else "missing", message) for check in planned]
+    need = "required, and " if report.required else ""
+    message = f"leg {report.name} is {need}not available: {report.reason}"
+    return [check.result("missing" if report.required else "unsupported", message) for check in planned]
+
+
+def make_report(
+    subject: Subject,
+    *,
+    legs: Sequence[CapturedLeg],
+    checks: tuple[CheckResult, ...],
+    dtype: DType,
+    checkpoint: CheckpointEntry,
+    command: tuple[str, ...],
+    seconds: dict[str, float],
+) -> Report:
+    """Put results, legs and verdict together."""
+    pairs = [pair_name(leg.name.identifier, legs[0].name.identifier) for leg in legs[1:]]
+    probes = subject.case.probes(subject.configs)
+    divergences = [found for pair in pairs if (found := first_divergence(checks, probes=probes, pair=pair))]
+    divergence = divergences[0] if divergences else None
+    diagnosis = diagnose(checks, divergence)
+    reports = tuple(leg.report for leg in legs)
+    result = outcome(checks)
+    notes = []
+    if not subject.trained:
+        notes.append(f"WER, CER and tokens are {UNTRAINED}.")
+    notes += [f"clip {clip.id}: {clip.unsupported}" for clip in subject.clips if clip.unsupported]
+    return Report(
+        harness=__version__,
+        created=datetime.now(tz=UTC).isoformat(timespec="seconds"),
+        command=command or tuple(sys.argv),
+        case=subject.case.name,
+        checkpoint=checkpoint.source,
+        checkpoint_digest=checkpoint.digest,
+        trained=checkpoint.trained,
+        dtype=dtype,
+        outcome=result,
+        exit_code=EXIT_CODES[result],
+        verdict=verdict(checks, legs=reports, diagnosis=diagnosis),
+        diagnosis=diagnosis,
+        notes=tuple(notes),
+        first_divergence=divergence,
+        legs=reports,
+        clips=subject.clips,
+        counts=count(checks),
+        checks=checks,
+        transcripts={leg.report.name: score_leg(leg.trace) for leg in legs if leg.trace is not None},
+        seconds=seconds,
+    )
+
+
+def judge_traces(
+    reference: Path, candidates: Sequence[Path], *, tolerances: Path | None, command: tuple[str, ...]
+) -> Report:
+    """Compare traces that are on disk already; needs no backend.
+
+    Raises:
+        InputError: a trace is not complete, was changed, or did other work than the reference.
+    """
+    rules = load_tolerances(tolerances)
+    started = time.monotonic()
+    opened = [Trace(path) for path in (reference, *candidates)]
+    names = [trace.manifest.leg for trace in opened]
+    legs = [
+        captured_from(
+            trace,
+            role="candidate" if index else "reference",
+            # Two traces of one leg, as from two runs, still need names of their own.
+            label=f"trace{index}" if names.index(trace.manifest.leg) < index else "",
+        )
+        for index, trace in enumerate(opened)
+    ]
+    manifest = opened[0].manifest
+    subject = Subject(
+        case=get_case(manifest.case),
+        configs=manifest.checkpoint.config,
+        clips=manifest.clips,
+        trained=manifest.checkpoint.trained,
+    )
+    checks = judge(subject, legs=legs, tolerances=rules)
+    return make_report(
+        subject,
+        legs=legs,
+        checks=checks,
+        dtype=manifest.dtype,
+        checkpoint=manifest.checkpoint,
+        command=command,
+        seconds={"compare": time.monotonic() - started},
+    )
