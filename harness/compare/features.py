@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.audio import samples_sha256
 from harness.compare.activations import judge
 from harness.compare.plan import LIBROSA
 from harness.trace.tensors import RawTensor, bfloat16_words
@@ -84,6 +85,7 @@ def compare_features(
 ) -> list[CheckResult]:
     """Compare a leg's recorded features with librosa's, for every planned clip."""
     dtype = trace.manifest.dtype
+    digests = {clip.id: clip.sha256 for clip in trace.manifest.clips}
     results = []
     for check in checks:
         if check.unsupported is not None:
@@ -96,6 +98,11 @@ def compare_features(
                 f"the samples of {clip} were not recorded on {trace.manifest.leg}: nothing to compute from"
             )
             results.append(check.result("missing", message))
+            continue
+        # The samples of one clip are the same on every leg, or this leg did not hear the clip.
+        if samples_sha256(samples) != digests[clip]:
+            message = f"the samples recorded on {trace.manifest.leg} are not those of {clip}"
+            results.append(check.result("fail", message))
             continue
         results.append(
             judge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from harness.compare.parameters import BITWISE
 from harness.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ def count(checks: Sequence[CheckResult]) -> dict[Status, int]:
 
 def not_compared(checks: Sequence[CheckResult]) -> list[str]:
     """The kinds of comparison that looked at nothing."""
-    looked = {check.kind for check in checks if check.status in {"pass", "fail"}}
+    looked = {
+        check.kind
+        for check in checks
+        if check.status in {"pass", "fail"} and (check.kind != "parameter" or check.metric in BITWISE)
+    }
     return [name for kind, name in _ESSENTIAL.items() if kind not in looked]
 
 

@@ -170,6 +170,7 @@ def captured_from(trace: Trace, *, role: Role, label: str = "") -> CapturedLeg:
     """Take a trace from disk as a leg; ``label`` tells two of the same name apart."""
     name = LegName.parse(trace.manifest.leg)
     if label:
+        label = f"{name.label}-{label}" if name.label else label
         name = LegName(stack=name.stack, device=name.device, label=label)
     leg = Leg(name=name, role=role, required=True, interpreter="")
     return _captured(leg, status="captured", trace=trace)

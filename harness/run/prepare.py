@@ -65,6 +65,8 @@ def prepare(options: RunOptions, *, single: bool = False) -> Prepared:
         )
         for clip in clips
     )
+    for probe in case.probes(checkpoint.configs):
+        tolerances.for_probe(probe.name, dtype=options.dtype)
     subject = Subject(case=case, configs=checkpoint.configs, clips=entries, trained=checkpoint.trained)
     identifiers = [leg.name.identifier for leg in legs]
     return Prepared(

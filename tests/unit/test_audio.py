@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness import audio
-from harness.audio import SAMPLE_RATE, Clip, identifier_from, load_clips, samples_sha256
+from harness.audio import SAMPLE_RATE, AudioEntry, Clip, decode, identifier_from, load_clips, samples_sha256
 from harness.errors import InputError
 from harness.files import sha256_file
 
@@ -215,7 +214,7 @@ class TestRefusedFile:
         assert "it lasts 3601 s, at most 3600 s are accepted" in problem_of(path)
 
     def test_too_many_channels_to_decode(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(audio, "_MAX_VALUES", 100)
+        monkeypatch.setattr(decode, "_MAX_VALUES", 100)
         path = write(tmp_path / "a.wav", np.zeros((26, 4), dtype=np.float32))
         assert "4 channels of 26 frames exceed 100 samples" in problem_of(path)
 
@@ -446,7 +445,7 @@ def test_identifiers_of_other_scripts_stay_apart() -> None:
 @given(st.text(min_size=1))
 def test_identifier_is_always_valid(stem: str) -> None:
     name = identifier_from(stem.encode("utf-8", "replace").decode())
-    assert audio.AudioEntry(id=name, file="a.wav").id == name
+    assert AudioEntry(id=name, file="a.wav").id == name
 
 
 @settings(max_examples=60, deadline=None)

