@@ -29,59 +29,36 @@ _EOS = (59246, 59253, 59255)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Encoder:
-    """Sizes of the audio tower."""
+class _Tower:
+    """Sizes of a stack of transformer layers; ``wide`` and ``narrow`` are the rows of q, and of k and v."""
 
     hidden: int
     intermediate: int
     layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mels: int
+    wide: int
+    narrow: int
+    rest: Mapping[str, Any]
 
     @classmethod
-    def of(cls, configs: Configs) -> _Encoder:
-        config = {**_AUDIO, **configs["config.json"].get("audio_config", {})}
+    def of(cls, config: Mapping[str, Any]) -> _Tower:
         heads = int(config["num_attention_heads"])
+        head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
         return cls(
             hidden=int(config["hidden_size"]),
             intermediate=int(config["intermediate_size"]),
             layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            mels=int(config["num_mel_bins"]),
+            wide=heads * head_dim,
+            narrow=int(config.get("num_key_value_heads") or heads) * head_dim,
+            rest=config,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Text:
-    """Sizes of the language model."""
+def _encoder(configs: Configs) -> _Tower:
+    return _Tower.of({**_AUDIO, **configs["config.json"].get("audio_config", {})})
 
-    vocab: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    context: int
 
-    @classmethod
-    def of(cls, configs: Configs) -> _Text:
-        config = {**_TEXT, **configs["config.json"].get("text_config", {})}
-        heads = int(config["num_attention_heads"])
-        return cls(
-            vocab=int(config["vocab_size"]),
-            hidden=int(config["hidden_size"]),
-            intermediate=int(config["intermediate_size"]),
-            layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            context=int(config["max_position_embeddings"]),
-        )
+def _text(configs: Configs) -> _Tower:
+    return _Tower.of({**_TEXT, **configs["config.json"].get("text_config", {})})
 
 
 class GlmAsr(Case):
@@ -117,7 +94,7 @@ class GlmAsr(Case):
             ProbePoint(name="encoder.conv2", inputs=("encoder.conv1",)),
         ]
         previous = "encoder.conv2"
-        for index in range(_Encoder.of(configs).layers):
+        for index in range(_encoder(configs).layers):
             layer = f"encoder.layers.{index}"
             qkv = tuple(f"{layer}.{shard}_proj" for shard in "qkv")
             points += [ProbePoint(name=name, inputs=(previous,)) for name in qkv]
@@ -136,7 +113,7 @@ class GlmAsr(Case):
 
     def sites(self, stack: Stack, configs: Configs) -> tuple[Site, ...]:
         """The modules are called alike on both stacks, but for vLLM's fused ``qkv_proj``."""
-        encoder = _Encoder.of(configs)
+        encoder = _encoder(configs)
         sites = [
             Site(probe="features.mel", module="audio_tower.conv1", side="input"),
             Site(probe="encoder.conv1", module="audio_tower.conv1"),
@@ -144,7 +121,7 @@ class GlmAsr(Case):
         ]
         for index in range(encoder.layers):
             probe, module = f"encoder.layers.{index}", f"audio_tower.layers.{index}"
-            for shard in self._qkv(encoder.heads, encoder.kv_heads, encoder.head_dim):
+            for shard in self._qkv(encoder):
                 own = stack == "hf"
                 sites.append(
                     Site(
@@ -166,11 +143,11 @@ class GlmAsr(Case):
 
     def parameters(self, configs: Configs) -> tuple[Parameter, ...]:
         """Encoder (no prefix), ``projector.``, ``lm.``; only the encoder's k bias may be absent."""
-        encoder, text = _Encoder.of(configs), _Text.of(configs)
-        wide, narrow = encoder.heads * encoder.head_dim, encoder.kv_heads * encoder.head_dim
-        hidden, inner = encoder.hidden, encoder.intermediate
+        encoder, text = _encoder(configs), _text(configs)
+        wide, narrow, hidden, inner = encoder.wide, encoder.narrow, encoder.hidden, encoder.intermediate
+        vocab = int(text.rest["vocab_size"])
         shapes: dict[str, tuple[int, ...]] = {
-            "conv1.weight": (hidden, encoder.mels, 3), "conv1.bias": (hidden,),
+            "conv1.weight": (hidden, int(encoder.rest["num_mel_bins"]), 3), "conv1.bias": (hidden,),
             "conv2.weight": (hidden, hidden, 3), "conv2.bias": (hidden,),
         }  # fmt: skip
         for index in range(encoder.layers):
@@ -192,10 +169,9 @@ class GlmAsr(Case):
             "projector.linear_1.bias": (2 * text.hidden,),
             "projector.linear_2.weight": (text.hidden, 2 * text.hidden),
             "projector.linear_2.bias": (text.hidden,),
-            "lm.embed_tokens.weight": (text.vocab, text.hidden),
+            "lm.embed_tokens.weight": (vocab, text.hidden),
         }  # fmt: skip
-        wide, narrow = text.heads * text.head_dim, text.kv_heads * text.head_dim
-        hidden, inner = text.hidden, text.intermediate
+        wide, narrow, hidden, inner = text.wide, text.narrow, text.hidden, text.intermediate
         for index in range(text.layers):
             layer = f"lm.layers.{index}."
             shapes |= {
@@ -206,7 +182,7 @@ class GlmAsr(Case):
                 f"{layer}gate_proj.weight": (inner, hidden), f"{layer}up_proj.weight": (inner, hidden),
                 f"{layer}down_proj.weight": (hidden, inner),
             }  # fmt: skip
-        shapes |= {"lm.norm.weight": (hidden,), "lm.head.weight": (text.vocab, hidden)}
+        shapes |= {"lm.norm.weight": (hidden,), "lm.head.weight": (vocab, hidden)}
         return tuple(
             Parameter(
                 name=name,
@@ -268,12 +244,12 @@ class GlmAsr(Case):
         return f"audio_tower.{name}"
 
     @staticmethod
-    def _qkv(heads: int, kv_heads: int, head_dim: int) -> tuple[Shard, ...]:
-        wide, narrow = heads * head_dim, kv_heads * head_dim
+    def _qkv(tower: _Tower) -> tuple[Shard, ...]:
+        q, k = tower.wide, tower.wide + tower.narrow
         return (
-            Shard(name="q_proj", start=0, stop=wide),
-            Shard(name="k_proj", start=wide, stop=wide + narrow),
-            Shard(name="v_proj", start=wide + narrow, stop=wide + 2 * narrow),
+            Shard(name="q_proj", start=0, stop=q),
+            Shard(name="k_proj", start=q, stop=k),
+            Shard(name="v_proj", start=k, stop=k + tower.narrow),
         )
 
     def feature_spec(self, configs: Configs) -> FeatureSpec:
@@ -284,7 +260,7 @@ class GlmAsr(Case):
             sample_rate=rate,
             n_fft=int(config.get("n_fft", 400)),
             hop_length=int(config.get("hop_length", 160)),
-            n_mels=int(config.get("feature_size", _Encoder.of(configs).mels)),
+            n_mels=int(config.get("feature_size", _encoder(configs).rest["num_mel_bins"])),
             chunk_samples=int(config.get("chunk_length", 30)) * rate,
         )
 
@@ -324,7 +300,7 @@ class GlmAsr(Case):
                 f"too long: {seconds:.1f} s, the processor cuts at {kept} s "
                 f"(max_audio_len = {longest} s, in chunks of {chunk} s)"
             )
-        context = _Text.of(configs).context
+        context = int(_text(configs).rest["max_position_embeddings"])
         if (needed := tokens + prompt_tokens + max_new_tokens) > context:
             return f"too long: needs {needed} tokens of context, the language model has {context}"
         return None
