@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
-import pytest
 from rich.console import Console
 
 from harness import progress as module
 from harness.progress import Progress
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def lines(*steps: tuple[str, str]) -> list[str]:
