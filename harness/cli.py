@@ -82,22 +82,6 @@ def _options(
     pass
 
 
-def read_interpreters(entries: list[str] | None) -> dict[str, str]:
-    """Read the values of ``--python``.
-
-    Raises:
-        InputError: one is not ``LEG=INTERPRETER``.
-    """
-    found = {}
-    for entry in entries or ():
-        leg, equals, interpreter = entry.partition("=")
-        if not equals or not interpreter:
-            msg = f"--python {entry!r}: expected LEG=INTERPRETER, e.g. vllm-cpu=/venvs/mine/bin/python"
-            raise InputError(msg)
-        found[leg] = interpreter
-    return found
-
-
 @app.command()
 def run(
     case: Case = "glm_asr",
@@ -134,7 +118,7 @@ def run(
     from harness.progress import Progress
     from harness.report import write_report
     from harness.report.terminal import print_report
-    from harness.run import RunOptions, prepare
+    from harness.run import RunOptions, claimed, prepare, read_interpreters
     from harness.run import run as run_legs
 
     options = RunOptions(
@@ -147,16 +131,17 @@ def run(
         attention=attention.value,
         checkpoint=checkpoint,
         audio=tuple(audio or ()),
-        python=read_interpreters(python),
+        python=read_interpreters(python or ()),
         timeout=timeout,
         max_new_tokens=max_new_tokens,
         seed=seed,
         tolerances=tolerances,
         command=tuple(sys.argv),
     )
-    with Progress() as progress:
-        report = run_legs(prepare(options), progress=progress)
-    paths = write_report(report, out)
+    with claimed(out):
+        with Progress() as progress:
+            report = run_legs(prepare(options), progress=progress)
+        paths = write_report(report, out)
     print_report(report, console=_console(), report_path=paths["json"], verbose=verbose)
     raise typer.Exit(report.exit_code)
 
@@ -233,8 +218,9 @@ def doctor(
 ) -> None:
     """Say which backends can run here, and what is missing for the others."""
     from harness.doctor import examine, print_doctor
+    from harness.run import read_interpreters
 
-    found = examine(read_interpreters(python))
+    found = examine(read_interpreters(python or ()))
     print_doctor(found, console=_console())
     if not any(entry.available for entry in found.values()):
         raise typer.Exit(ExitCode.INCOMPLETE)
@@ -251,7 +237,7 @@ def _interrupt(number: int, _frame: object) -> NoReturn:
 def main() -> None:
     """Run the command line; errors raised on purpose become one line and their exit code."""
     started = time.monotonic()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         app()

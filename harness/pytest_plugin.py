@@ -12,28 +12,35 @@ import uuid
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 from harness.errors import HarnessError
+from harness.files import sha256_file
+from harness.report import REPORT_FILES, load_report, write_report
+from harness.report.text import plain
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from harness.compare.plan import PlannedCheck
     from harness.compare.result import CheckResult, Report
-    from harness.run import Prepared, RunOptions
+    from harness.run import RunOptions
 
 #: Workers of pytest-xdist inherit it, so that one session's report is not taken for another's.
 _SESSION = "GLM_ASR_HARNESS_SESSION"
 _OUT = "glm-asr-report-pytest"
-_prepared = pytest.StashKey["Prepared"]()
+_plan = pytest.StashKey["tuple[PlannedCheck, ...]"]()
+_report = pytest.StashKey["Report"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of ``harness run``, by the same names."""
+    """The options of ``harness run``; its ``--timeout`` is ``--leg-timeout`` here."""
+    from harness.run import DEFAULT_TIMEOUT
+
     group = parser.getgroup("glm-asr-harness", "cross-backend parity of GLM-ASR")
     many = {"action": "append", "default": []}
     group.addoption("--reference", default="hf-cpu", help="leg that the others are compared with")
@@ -44,8 +51,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--checkpoint", default="random", help="'random', a folder, or a hub id")
     group.addoption("--audio", **many, help="a file, a folder, or a manifest (default: embedded clips)")
     group.addoption("--python", **many, metavar="LEG=INTERPRETER", help="interpreter that holds a backend")
+    group.addoption("--max-new-tokens", type=int, default=None, help="longest transcript, in tokens")
+    group.addoption("--seed", type=int, default=0, help="seed of both stacks")
     group.addoption("--tolerances", default=None, help="a tolerances file instead of the harness's own")
-    group.addoption("--leg-timeout", type=float, default=1800.0, help="seconds after which a leg is killed")
+    group.addoption(
+        "--leg-timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds after which a leg is killed"
+    )
     group.addoption("--out", default=_OUT, help=f"folder of the report (default: {_OUT})")
 
 
@@ -56,8 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _options(config: pytest.Config) -> RunOptions:
-    from harness.cli import read_interpreters
-    from harness.run import RunOptions
+    from harness.run import RunOptions, read_interpreters
 
     option: Any = config.option
     return RunOptions(
@@ -71,22 +81,24 @@ def _options(config: pytest.Config) -> RunOptions:
         audio=tuple(Path(path) for path in option.audio),
         python=read_interpreters(option.python),
         timeout=option.leg_timeout,
+        max_new_tokens=option.max_new_tokens,
+        seed=option.seed,
         tolerances=Path(option.tolerances) if option.tolerances else None,
         command=tuple(map(str, ("pytest", *config.invocation_params.args))),
     )
 
 
-def _prepare(config: pytest.Config) -> Prepared:
+def _planned(config: pytest.Config) -> tuple[PlannedCheck, ...]:
     """Derive the plan, once per process; every worker does, in a folder of its own."""
     from harness.run import prepare
 
-    if _prepared not in config.stash:
+    if _plan not in config.stash:
         with TemporaryDirectory() as folder:
             try:
-                config.stash[_prepared] = prepare(replace(_options(config), out=Path(folder)))
+                config.stash[_plan] = prepare(replace(_options(config), out=Path(folder))).plan
             except HarnessError as error:
                 raise pytest.UsageError(str(error)) from None
-    return config.stash[_prepared]
+    return config.stash[_plan]
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -116,52 +128,76 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test per planned check; the id is the check's."""
     if "planned_check" in metafunc.fixturenames:
-        plan = _prepare(metafunc.config).plan
+        plan = _planned(metafunc.config)
         metafunc.parametrize("planned_check", plan, ids=[check.id for check in plan])
+
+
+class _Session:
+    """What the processes of one session know of its report: nothing yet, its digest, or why there is none."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._state = Path(gettempdir()) / f"glm-asr-harness-{os.environ[_SESSION]}.json"
+        self._path = _options(config).out / REPORT_FILES[0]
+        self.lock = FileLock(self._state.with_suffix(".lock"))
+
+    def load(self) -> Report | None:
+        """The session's report, or ``None`` if its legs have not run.
+
+        Raises:
+            HarnessError: they could not run, or another session has written to the same folder since.
+        """
+        try:
+            known = json.loads(self._state.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if known["error"]:
+            raise HarnessError(known["error"])
+        if not self._path.is_file() or sha256_file(self._path) != known["report"]:
+            msg = f"another run has written to {self._path.parent} since; give each its own --out"
+            raise HarnessError(msg)
+        return load_report(self._path)
+
+    def save(self, *, error: str = "") -> None:
+        """Note that the report is written, or that there will be none."""
+        report = "" if error else sha256_file(self._path)
+        self._state.write_text(json.dumps({"error": error, "report": report}), encoding="utf-8")
+
+    def forget(self) -> None:
+        """Take the notes away: the session is over."""
+        for path in (self._state, self._state.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
 def parity_report(request: pytest.FixtureRequest) -> Report:
     """The report of this session's legs: captured by the first worker that asks, read by the others."""
-    from filelock import FileLock
-
-    from harness.report import load_report
-
-    config = request.config
-    out = _options(config).out
-    work = out / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    state, session = work / "session.json", os.environ[_SESSION]
-    with FileLock(work / "session.lock"):
-        try:
-            known = json.loads(state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = {}
-        if known.get("session") != session:
-            # Written first, as failed: a worker that comes after a crash must not start the legs again.
-            error = "an earlier test of this session could not run the legs"
-            state.write_text(json.dumps({"session": session, "error": error}), encoding="utf-8")
-            _run(config)
-            known = {"session": session}
-            state.write_text(json.dumps(known), encoding="utf-8")
-    if "error" in known:
-        pytest.fail(known["error"], pytrace=False)
-    return load_report(out / "report.json")
+    session = _Session(request.config)
+    try:
+        with session.lock:
+            report = session.load()
+            if report is None:
+                # First noted as failed: a worker that comes after a crash must not start the legs again.
+                session.save(error="an earlier test of this session could not run the legs")
+                _run(request.config)
+                session.save()
+                report = session.load()
+    except HarnessError as error:
+        pytest.fail(str(error), pytrace=False)
+    assert report is not None  # noqa: S101 - just saved
+    return report
 
 
 def _run(config: pytest.Config) -> None:
     from harness.progress import Progress
-    from harness.report import write_report
-    from harness.run import prepare, run
+    from harness.run import claimed, prepare, run
 
     options = _options(config)
     capture = config.pluginmanager.getplugin("capturemanager")
     shown: AbstractContextManager[object] = (
         capture.global_and_fixture_disabled() if capture is not None else nullcontext()
     )
-    with shown, Progress() as progress:
-        report = run(prepare(options), progress=progress)
-    write_report(report, options.out)
+    with shown, Progress() as progress, claimed(options.out):
+        write_report(run(prepare(options), progress=progress), options.out)
 
 
 @pytest.fixture(scope="session")
@@ -181,19 +217,32 @@ def assert_check(planned: PlannedCheck, results: dict[str, CheckResult]) -> None
         pytest.fail(f"{result.status}: {result.message}", pytrace=False)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A session whose run is incomplete does not end in success, whichever tests were selected."""
+    config = session.config
+    if hasattr(config, "workerinput"):
+        return
+    known = _Session(config)
+    try:
+        report = known.load()
+    except HarnessError:
+        report = None
+    finally:
+        known.forget()
+    if report is None:
+        return
+    config.stash[_report] = report
+    if report.outcome == "incomplete" and session.exitstatus in {
+        pytest.ExitCode.OK,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    }:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401
     """The verdict and where the report is, if this session ran the legs."""
-    from harness.report import load_report
-    from harness.report.text import plain
-
-    out = _options(config).out
-    try:
-        state = json.loads((out / "work" / "session.json").read_text(encoding="utf-8"))
-        if state != {"session": os.environ[_SESSION]}:
-            return
-        report = load_report(out / "report.json")
-    except (OSError, ValueError, HarnessError):
-        return
-    terminalreporter.section("GLM-ASR parity")
-    terminalreporter.line(plain(f"{report.outcome.upper()}  {report.verdict}"))
-    terminalreporter.line(plain(f"report: {out / 'report.md'}"))
+    report = config.stash.get(_report, None)
+    if report is not None:
+        terminalreporter.section("GLM-ASR parity")
+        terminalreporter.line(plain(f"{report.outcome.upper()}  {report.verdict}"))
+        terminalreporter.line(plain(f"report: {_options(config).out / 'report.md'}"))

@@ -35,7 +35,8 @@ def build(lock: Path, folder: Path) -> None:
         started = time.monotonic()
         _say(f"building {folder} from {lock.name}")
         shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
+        # Without ensurepip, which not every system's Python has: the pip that runs here installs into there.
+        venv.create(folder, with_pip=False)
         _install_torch(folder, text)
         _say("installing everything else that the lock pins")
         _pip(folder, "-r", str(lock))
@@ -65,10 +66,11 @@ def _pip(folder: Path, *arguments: str) -> None:
 def _try_pip(folder: Path, *arguments: str, show: bool = False) -> bool:
     python = folder / "bin" / "python"
     command = [
-        str(python),
-        "-I",
+        sys.executable,
         "-m",
         "pip",
+        "--python",
+        str(python),
         "install",
         "--quiet",
         "--no-deps",

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from harness.audio.clip import Clip, samples_sha256
 from harness.audio.manifest import MANIFEST, AudioEntry, AudioManifest
 from harness.audio.problem import UnusableError, shown
-from harness.errors import InputError
+from harness.errors import InputError, TraceError
+from harness.trace import Trace
+from harness.trace.schema import SEAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +39,8 @@ class Candidate:
     path: Path
     entry: AudioEntry | None = None
     folder: Path | None = None
+    #: Decoded already, where it comes from a trace.
+    clip: Clip | None = None
 
     def __str__(self) -> str:
         return f"{self.id} ({shown(self.path)})"
@@ -68,7 +73,9 @@ def embedded() -> Path:
 def find_candidates(root: Path, problems: list[str]) -> Iterator[Candidate]:
     """List the files that one input stands for; what a manifest gets wrong is added to ``problems``."""
     if root.is_dir():
-        if (root / MANIFEST).is_file():
+        if (root / SEAL).is_file():
+            yield from _from_trace(root)
+        elif (root / MANIFEST).is_file():
             yield from _from_manifest(root / MANIFEST, problems)
         else:
             yield from _from_folder(root)
@@ -93,6 +100,31 @@ def _from_folder(folder: Path) -> Iterator[Candidate]:
         raise UnusableError(msg)
     for path in files:
         yield Candidate(id=identifier_from(path.stem), path=path)
+
+
+def _from_trace(path: Path) -> Iterator[Candidate]:
+    """Give the very samples that a leg was given, on whatever machine they were resampled."""
+    try:
+        trace = Trace(path)
+    except TraceError as error:
+        raise UnusableError(str(error)) from error
+    for entry in trace.manifest.clips:
+        samples = trace.audio(entry.id)
+        if samples is None:
+            msg = f"the trace holds no samples of {entry.id}; capture it again"
+            raise UnusableError(msg)
+        yield Candidate(
+            id=entry.id,
+            path=path,
+            clip=Clip(
+                id=entry.id,
+                samples=samples,
+                transcript=entry.transcript,
+                language=entry.language,
+                sha256=samples_sha256(samples),
+                source=shown(path),
+            ),
+        )
 
 
 def _from_manifest(path: Path, problems: list[str]) -> Iterator[Candidate]:

@@ -23,7 +23,7 @@ def load_clips(paths: Sequence[Path] | None) -> tuple[Clip, ...]:
 
     Args:
         paths: Each an audio file, a folder of audio files (not searched deeper; names with a leading dot are
-            passed over), a manifest (``.json``), or a folder with a ``manifest.json``. A file given
+            passed over), a manifest (``.json``), a folder with a ``manifest.json``, or a trace. A file given
             without a manifest takes its transcript from the ``.txt`` of the same stem beside it, if any.
             ``None`` stands for the embedded clips.
 
@@ -60,6 +60,8 @@ def load_clips(paths: Sequence[Path] | None) -> tuple[Clip, ...]:
 
 
 def _load(candidate: Candidate) -> Clip:
+    if candidate.clip is not None:
+        return candidate.clip
     path, entry = candidate.path, candidate.entry
     _check_file(candidate)
     if entry is not None and entry.sha256 is not None and (digest := sha256_file(path)) != entry.sha256:

@@ -46,6 +46,8 @@ def _capture(request: LegRequest, progress: Callable[[str], None]) -> None:
     from harness.backends.environment import describe
 
     with TraceWriter.create(request.trace) as writer:
+        for clip in request.clips:
+            writer.add_audio(clip=clip.id, samples=backend.samples(clip.id))
         captured = backend.capture(writer)
         progress("writing the trace")
         sys.stdout.flush()

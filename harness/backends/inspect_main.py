@@ -56,7 +56,6 @@ def main() -> None:
             continue
     name, problem = gpu()
     found = {
-        "executable": sys.executable,
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": versions,
         "importable": [

@@ -4,9 +4,24 @@ Run as a file: only the package ``harness`` is taken from where this file lies, 
 there can shadow what the leg's own environment has.
 """
 
+import ctypes
 import importlib.util
+import os
 import pathlib
+import signal
 import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with(harness: int) -> None:
+    """Let the kernel kill this process when its parent ends, by whatever signal: nobody else would."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        os.kill(harness, 0)
+    except ProcessLookupError:
+        sys.exit("the harness that asked for this leg is gone")
 
 
 def main() -> int:
@@ -16,6 +31,7 @@ def main() -> int:
             f"a leg's interpreter must be Python 3.11 or later, {sys.executable} is {sys.version}\n"
         )
         return 1
+    die_with(int(sys.argv[2]))
     package = pathlib.Path(__file__).resolve().parent.parent
     sys.path[:] = [
         entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != package / "backends"

@@ -57,7 +57,7 @@ def run_leg(
     started = time.monotonic()
     with request.log.open("wb") as log:
         process = subprocess.Popen(
-            [interpreter, str(_MAIN), str(request_file)],
+            [interpreter, str(_MAIN), str(request_file), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -67,6 +67,9 @@ def run_leg(
             timed_out = _wait(process, request.progress, deadline=started + timeout, progress=progress)
         finally:
             _kill_group(process)
+            # A leg that was killed could not take its unfinished trace away.
+            for unfinished in request.trace.parent.glob(f".{request.trace.name}.*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
     seconds = time.monotonic() - started
     tail = _tail(request.log)
     reason = f"no result within {timeout:g} s, killed" if timed_out else _reason(process.returncode, tail)

@@ -46,8 +46,9 @@ def record_parameters(
     unmapped = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
         shards = case.shards(stack, name, configs)
-        if not shards:
-            unmapped.append(name)
+        rows = shards[-1].stop if shards else 0
+        if rows < parameter.shape[0] and not (shards and shards[-1].name in case.padded):
+            unmapped.append(f"{name}[{rows}:{parameter.shape[0]}]" if rows else name)
         for shard in shards:
             whole = shard.start == 0 and shard.stop == parameter.shape[0]
             writer.add_parameter(
@@ -56,6 +57,20 @@ def record_parameters(
                 tensor=raw_tensor(parameter[shard.start : shard.stop]),
             )
     writer.add_unmapped(unmapped)
+
+
+def group(tokens: Sequence[int], *, most_tokens: int, most: int) -> list[tuple[int, int]]:
+    """Cut a sequence into half-open ranges of at most ``most`` items and ``most_tokens`` tokens.
+
+    An item that is larger than that by itself is a range of its own.
+    """
+    ranges, start, total = [], 0, 0
+    for index, count in enumerate(tokens):
+        if index > start and (total + count > most_tokens or index - start >= most):
+            ranges.append((start, index))
+            start, total = index, 0
+        total += count
+    return [*ranges, (start, len(tokens))] if tokens else []
 
 
 class Recorder:

@@ -13,6 +13,8 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 # The engine runs eagerly, but vLLM compiles the ranking of log-probabilities: 25 s at its first use.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+# On CUDA, float32 attention is a Triton kernel, whose products are TensorFloat-32 unless told otherwise.
+os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ import vllm
 
 from harness.backends import vllm_loader
 from harness.backends.backend import Backend, Captured
-from harness.backends.probes import Recorder, exact_float32, hooked, record_parameters
+from harness.backends.probes import Recorder, exact_float32, group, hooked, record_parameters
 from harness.errors import CaptureError
 from harness.trace.schema import TranscriptRecord
 from harness.trace.tensors import RawTensor
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.trace import TraceWriter
+    from harness.trace.schema import ClipEntry
 
 
 class Vllm(Backend):
@@ -50,11 +53,10 @@ class Vllm(Backend):
         llm = self._start(writer)
         started = time.perf_counter()
         clips = request.runnable
-        audio = {clip.id: self.samples(clip.id) for clip in clips}
         prompts = [
             {
                 "prompt_token_ids": list(request.prompt_token_ids),
-                "multi_modal_data": {"audio": (audio[clip.id], 16000)},
+                "multi_modal_data": {"audio": (self.samples(clip.id), 16000)},
                 # vLLM encodes equal items once; named apart, every clip is encoded for itself.
                 "multi_modal_uuids": {"audio": [clip.id]},
             }
@@ -64,7 +66,7 @@ class Vllm(Backend):
             writer, [(clip.id, self.case.chunks(clip.samples, self.configs)) for clip in clips]
         )
         self.progress(f"encoding {len(clips)} clips")
-        first = self._first_tokens(llm, prompts, recorder)
+        first = self._first_tokens(llm, clips, prompts, recorder)
         if recorder.pending:
             msg = f"vLLM answered without encoding {', '.join(recorder.pending[:3])}…"
             raise CaptureError(msg)
@@ -72,7 +74,6 @@ class Vllm(Backend):
         self.progress(f"transcribing {len(clips)} clips")
         outputs = llm.generate(prompts, self._sampling(request.max_new_tokens), use_tqdm=False)
         for clip, logits, output in zip(clips, first, outputs, strict=True):
-            writer.add_audio(clip=clip.id, samples=audio[clip.id])
             writer.add_activation(clip=clip.id, probe="lm.logits", tensor=RawTensor.of(logits))
             answer = output.outputs[0]
             tokens = tuple(token for token in answer.token_ids if token not in request.stop_token_ids)
@@ -106,23 +107,30 @@ class Vllm(Backend):
             logprobs_mode="raw_logits",
         )
 
-    def _sampling(self, max_tokens: int, *, logprobs: int | None = None) -> vllm.SamplingParams:
+    def _sampling(self, max_tokens: int, **options: Any) -> vllm.SamplingParams:  # noqa: ANN401 - vLLM's
         return vllm.SamplingParams(
             temperature=0.0,
             max_tokens=max_tokens,
             stop_token_ids=list(self.request.stop_token_ids),
-            logprobs=logprobs,
-            skip_special_tokens=True,
+            **options,
         )
 
     def _first_tokens(
-        self, llm: vllm.LLM, prompts: Sequence[Any], recorder: Recorder
+        self, llm: vllm.LLM, clips: Sequence[ClipEntry], prompts: Sequence[Any], recorder: Recorder
     ) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        """Generate one token per clip with the probes attached; return its logits, float32 [vocab]."""
+        """Generate one token per clip with the probes attached; return its logits, float32 [vocab].
+
+        Clips are submitted in groups that one step of the engine takes whole: its scheduler may let a
+        small item pass a large one that does not fit, and the recorder counts on their order.
+        """
         sites = self.case.sites("vllm", self.configs)
+        # Detokenising every entry of the vocabulary would be text that nobody reads.
+        sampling = self._sampling(1, logprobs=-1, detokenize=False)
+        outputs: list[Any] = []
         with ExitStack() as hooks:
             llm.apply_model(lambda model: hooks.enter_context(hooked(model, sites, recorder)))
-            outputs = llm.generate(prompts, self._sampling(1, logprobs=-1), use_tqdm=False)
+            for start, stop in self._groups(llm, clips):
+                outputs += llm.generate(prompts[start:stop], sampling, use_tqdm=False)
         rows = []
         for output in outputs:
             (entries,) = output.outputs[0].logprobs
@@ -131,6 +139,14 @@ class Vllm(Backend):
                 row[token] = entry.logprob
             rows.append(row)
         return rows
+
+    def _groups(self, llm: vllm.LLM, clips: Sequence[ClipEntry]) -> list[tuple[int, int]]:
+        scheduler = llm.llm_engine.vllm_config.scheduler_config
+        tokens = [
+            len(self.request.prompt_token_ids) + self.case.audio_tokens(clip.samples, self.configs)
+            for clip in clips
+        ]
+        return group(tokens, most_tokens=scheduler.max_num_batched_tokens, most=scheduler.max_num_seqs)
 
     @staticmethod
     def _attention(llm: vllm.LLM) -> str:

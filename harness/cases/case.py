@@ -72,6 +72,8 @@ class Case(ABC):
     model_type: str
     hub_id: str
     audio_token: str
+    #: Parameters that a stack may make longer than the checkpoint's.
+    padded: frozenset[str]
 
     @abstractmethod
     def prompt(self) -> str:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.checkpoints.random import RandomSpec, build_random
+from harness.checkpoints.random import RANDOM_MARK, RandomSpec, build_random
 from harness.checkpoints.tokenizer import encode
-from harness.errors import InputError
+from harness.errors import InputError, TraceError
 from harness.files import sha256_file
 from harness.trace.schema import CheckpointEntry
+from harness.trace.tensors import TensorFile
 
 if TYPE_CHECKING:
     from harness.cases.case import Case
 
-_SUFFIXES = {".safetensors", ".json", ".jinja"}
+_CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,17 @@ class Checkpoint:
     digest: str
     prompt_token_ids: tuple[int, ...]
     trained: bool
+    lacks: tuple[str, ...]
 
     @property
     def entry(self) -> CheckpointEntry:
         """The checkpoint as a trace's manifest holds it."""
         return CheckpointEntry(
-            source=self.source, digest=self.digest, config=self.configs, trained=self.trained
+            source=self.source,
+            digest=self.digest,
+            config=self.configs,
+            trained=self.trained,
+            lacks=self.lacks,
         )
 
 
@@ -53,9 +59,7 @@ def resolve_checkpoint(name: str, *, case: Case, folder: Path) -> Checkpoint:
     """
     if name == "random" or name.startswith("random:"):
         spec = RandomSpec.parse(name.removeprefix("random").removeprefix(":"), case=case)
-        return open_checkpoint(
-            build_random(spec, case=case, path=folder), case=case, source=name, trained=False
-        )
+        return open_checkpoint(build_random(spec, case=case, path=folder), case=case, source=name)
     try:
         path = Path(name).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -63,11 +67,11 @@ def resolve_checkpoint(name: str, *, case: Case, folder: Path) -> Checkpoint:
         msg = f"checkpoint {name!r} cannot be looked for: {getattr(error, 'strerror', None) or error}"
         raise InputError(msg) from error
     if is_folder:
-        return open_checkpoint(path.resolve(), case=case, source=str(path), trained=True)
+        return open_checkpoint(path.resolve(), case=case, source=str(path))
     if is_file or name.startswith((".", "/", "~")):
         msg = f"checkpoint {name!r}: expected a folder with config.json and safetensors, found none there"
         raise InputError(msg)
-    return open_checkpoint(_from_hub(name, case=case), case=case, source=name, trained=True)
+    return open_checkpoint(_from_hub(name, case=case), case=case, source=name)
 
 
 def _from_hub(name: str, *, case: Case) -> Path:
@@ -92,19 +96,14 @@ def _from_hub(name: str, *, case: Case) -> Path:
     raise InputError(msg)
 
 
-def open_checkpoint(folder: Path, *, case: Case, source: str, trained: bool) -> Checkpoint:
+def open_checkpoint(folder: Path, *, case: Case, source: str) -> Checkpoint:
     """Read a checkpoint's configuration and digest its files; the weights themselves stay on disk.
 
     Raises:
         InputError: a file is missing or not JSON, or the model family is another one.
     """
     configs: dict[str, dict[str, Any]] = {}
-    for name in (
-        "config.json",
-        "generation_config.json",
-        "preprocessor_config.json",
-        "processor_config.json",
-    ):
+    for name in _CONFIGS:
         path = folder / name
         if not path.is_file():
             continue
@@ -140,19 +139,63 @@ def open_checkpoint(folder: Path, *, case: Case, source: str, trained: bool) -> 
     if len(audio_token) != 1 or prompt.count(audio_token[0]) != 1:
         msg = f"checkpoint {source}: its tokenizer has no token of its own for {case.audio_token!r}"
         raise InputError(msg)
+    present = _tensor_names(folder, source=source)
+    known = {shard.name for name in present for shard in case.shards("hf", name, configs)}
     return Checkpoint(
         source=source,
         folder=folder,
         configs=configs,
         digest=_digest(folder),
         prompt_token_ids=prompt,
-        trained=trained,
+        trained=_is_trained(folder),
+        lacks=tuple(
+            parameter.name
+            for parameter in case.parameters(configs)
+            if parameter.zero_if_absent and parameter.name not in known
+        ),
     )
 
 
+def _tensor_names(folder: Path, *, source: str) -> list[str]:
+    """The names in all weight files, which are those of the index where there is one.
+
+    Raises:
+        InputError: a file of the index is missing, or a file is no safetensors file.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            missing = sorted(str(name) for name in files if not (folder / name).is_file())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            msg = f"checkpoint {source}: {index.name} is not an index of weights: {error!r}"
+            raise InputError(msg) from error
+        if missing:
+            msg = (
+                f"checkpoint {source}: {len(missing)} of {len(files)} weight files are missing, the first is "
+                f"{missing[0]}; download it again"
+            )
+            raise InputError(msg)
+    try:
+        return [name for path in sorted(folder.glob("*.safetensors")) for name in TensorFile(path).names]
+    except TraceError as error:
+        msg = f"checkpoint {source}: {error}"
+        raise InputError(msg) from error
+
+
+def _is_trained(folder: Path) -> bool:
+    """Whether transcripts mean something: they do not where :func:`build_random` left its mark."""
+    try:
+        mark = json.loads((folder / RANDOM_MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(mark, dict) and mark.get("trained") is False)
+
+
 def _digest(folder: Path) -> str:
+    """Digest weights and configuration. Not the tokenizer: what it yields is compared as token ids."""
     total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in _SUFFIXES and path.is_file():
+    for path in sorted([*folder.glob("*.safetensors"), *(folder / name for name in _CONFIGS)]):
+        if path.is_file():
             total.update(f"{path.name}\0{sha256_file(path)}\n".encode())
     return total.hexdigest()

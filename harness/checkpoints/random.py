@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from harness.cases.case import Case
 
 _DTYPES = ("float32", "bfloat16", "float16")
+#: Tells such a checkpoint from a trained one, wherever it is copied to.
+RANDOM_MARK = "glm_asr_harness.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,7 @@ def build_random(spec: RandomSpec, *, case: Case, path: Path) -> Path:
             "model_max_length": text["max_position_embeddings"],
         }  # fmt: skip
         _write_json(folder / "tokenizer_config.json", tokenizer_config)
+        _write_json(folder / RANDOM_MARK, {"trained": False, "seed": spec.seed})
     return path
 
 

@@ -87,13 +87,13 @@ class _Pair:
                     f"the configuration makes it {list(parameter.shape)}",
                     where=record.source,
                 )
+        lacks = parameter.name in self._reference.manifest.checkpoint.lacks
+        if lacks or (parameter.zero_if_absent and (ours is None or theirs is None)):
+            return self._must_be_zero(check, parameter, lacks=lacks)
         if ours is None or theirs is None:
-            present = ours or theirs
-            return (
-                self._absent(check, parameter)
-                if present is None
-                else self._one_sided(check, parameter, present)
-            )
+            sides = ((self._candidate, ours), (self._reference, theirs))
+            legs = " and ".join(trace.manifest.leg for trace, record in sides if record is None)
+            return check.result("missing", f"{parameter.name} is not on {legs}: nothing was compared")
         if ours.dtype != theirs.dtype:
             if self._candidate.manifest.dtype != self._reference.manifest.dtype:
                 return check.result(
@@ -121,35 +121,25 @@ class _Pair:
             where=where,
         )
 
-    def _absent(self, check: PlannedCheck, parameter: Parameter) -> CheckResult:
-        if parameter.zero_if_absent:
+    def _must_be_zero(self, check: PlannedCheck, parameter: Parameter, *, lacks: bool) -> CheckResult:
+        """Where there is nothing to load, a place for it must hold zeros, on whichever leg has one."""
+        for has, other in ((self._candidate, self._reference), (self._reference, self._candidate)):
+            record = has.parameters.get(parameter.name)
+            if record is None or record.max_abs == 0:
+                continue
+            values = has.parameter_values(parameter.name)
+            wrong = np.flatnonzero(values) if values is not None else np.arange(0)
+            why = "the checkpoint" if lacks else other.manifest.leg
             return check.result(
-                "pass", "neither stack has it", metric="elements not zero", measured=0, allowed=0
+                "fail",
+                f"{record.source} on {has.manifest.leg}: {wrong.size} of {_size(record)} elements are not "
+                f"zero, largest {record.max_abs:.3g}; {why} has no such parameter, so it must be zero",
+                metric="elements not zero",
+                measured=int(wrong.size),
+                allowed=0,
+                where=_ranges(wrong),
             )
-        return check.result("missing", f"neither leg has {parameter.name}: nothing was compared")
-
-    def _one_sided(self, check: PlannedCheck, parameter: Parameter, record: ParameterRecord) -> CheckResult:
-        has, lacks = self._candidate, self._reference
-        if parameter.name not in has.parameters:
-            has, lacks = lacks, has
-        if not parameter.zero_if_absent:
-            return check.result(
-                "missing", f"{lacks.manifest.leg} has no {parameter.name}; {has.manifest.leg} has it"
-            )
-        if record.max_abs == 0:
-            return check.result("pass", metric="elements not zero", measured=0, allowed=0)
-        values = has.parameter_values(parameter.name)
-        wrong = np.flatnonzero(values) if values is not None else np.arange(0)
-        where = _ranges(wrong)
-        return check.result(
-            "fail",
-            f"{record.source} on {has.manifest.leg}: {wrong.size} of {_size(record)} elements are not zero, "
-            f"largest {record.max_abs:.3g}; {lacks.manifest.leg} has no such parameter, so it must be zero",
-            metric="elements not zero",
-            measured=int(wrong.size),
-            allowed=0,
-            where=where,
-        )
+        return check.result("pass", metric="elements not zero", measured=0, allowed=0)
 
     def _different(self, check: PlannedCheck, ours: ParameterRecord, theirs: ParameterRecord) -> CheckResult:
         name = ours.name

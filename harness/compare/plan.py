@@ -20,12 +20,10 @@ LOGITS = "lm.logits"
 FEATURES = "features.mel"
 LIBROSA = "librosa"
 UNMAPPED = "parameters.unmapped"
-#: Rates over all clips of a pair: the change from the reference leg to the candidate leg.
-RATES = ("wer", "cer")
-UNTRAINED = (
-    "reported, not gated: this checkpoint is untrained, its logits have near ties everywhere and its "
-    "transcripts mean nothing"
-)
+#: Rates over all clips of a pair: the change of each leg's rate against the truth, and the rate of the
+#: candidate leg's transcripts against the reference leg's.
+RATES = ("wer", "cer", "wer.between", "cer.between")
+UNTRAINED = "reported, not gated: the checkpoint is untrained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +142,14 @@ def plan_run(subject: Subject, *, reference: str, candidates: Sequence[str]) -> 
 def _ungated(subject: Subject, rate: str) -> str | None:
     if not subject.trained:
         return UNTRAINED
-    known = [clip for clip in subject.clips if clip.transcript is not None and clip.unsupported is None]
+    unit, _, between = rate.partition(".")
+    known = [
+        clip
+        for clip in subject.clips
+        if clip.unsupported is None and (between or clip.transcript is not None)
+    ]
     if not known:
         return "no clip has a transcript to measure against"
-    if rate == "wer" and all(is_unspaced(clip.language) for clip in known):
+    if unit == "wer" and all(is_unspaced(clip.language) for clip in known):
         return "no clip with a transcript is in a language that is scored by word"
     return None

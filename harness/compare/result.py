@@ -113,7 +113,10 @@ class ErrorRate(Model):
 
 
 class ClipTranscript(Model):
-    """One clip of one leg: what was said, what was heard, both normalised, and how they align."""
+    """One clip of one leg: what was said, what was heard, both normalised, and how they align.
+
+    ``reference`` is the truth; where two legs are compared, it is what the reference leg heard.
+    """
 
     id: str
     language: str
@@ -125,13 +128,13 @@ class ClipTranscript(Model):
     cer: float | None
     words: ErrorRate | None
     characters: ErrorRate | None
-    alignment: tuple[AlignmentChunk, ...]
+    word_alignment: tuple[AlignmentChunk, ...]
+    character_alignment: tuple[AlignmentChunk, ...]
     token_ids: tuple[int, ...]
-    error: str | None = None
 
 
 class LegTranscripts(Model):
-    """The transcripts of one leg against the truth; rates are over all clips together."""
+    """The transcripts of one leg; rates are over all clips together."""
 
     wer: float | None
     cer: float | None
@@ -160,5 +163,8 @@ class Report(Model):
     clips: tuple[ClipEntry, ...]
     counts: dict[Status, int]
     checks: tuple[CheckResult, ...]
+    #: Of each leg, against the truth.
     transcripts: dict[str, LegTranscripts]
+    #: Of each pair: what the candidate leg heard, against what the reference leg heard.
+    between: dict[str, LegTranscripts]
     seconds: dict[str, float]

@@ -37,10 +37,15 @@ class TensorRule(_Rule):
 
 
 class RateRule(_Rule):
-    """A bound for the change of an error rate between two legs, in absolute terms (0.01 is one point)."""
+    """Bounds for an error rate of a pair of legs, as fractions (0.01 is one point).
+
+    ``change`` is for the difference of both legs' rates against the truth; ``between`` for the rate of the
+    candidate leg's transcripts against the reference leg's, which opposite changes do not cancel in.
+    """
 
     rate: Literal["wer", "cer"]
     change: Bound
+    between: Bound
 
 
 class Tolerances(BaseModel):
@@ -64,11 +69,16 @@ class Tolerances(BaseModel):
         """The rule for features against the independent computation."""
         return _first(self.features, probe, dtype)
 
-    def for_rate(self, rate: str, *, dtype: DType) -> RateRule:
-        """The rule for the change of an error rate."""
+    def for_rate(self, rate: str, *, dtype: DType) -> float:
+        """The bound for ``wer`` or ``cer`` (their change), or ``wer.between`` or ``cer.between``.
+
+        Raises:
+            InputError: there is no rule for it.
+        """
+        unit, _, between = rate.partition(".")
         for rule in self.transcript:
-            if rule.rate == rate and rule.dtype == dtype:
-                return rule
+            if rule.rate == unit and rule.dtype == dtype:
+                return rule.between if between else rule.change
         msg = f"the tolerances have no transcript rule for {rate} at {dtype}; add one"
         raise InputError(msg)
 

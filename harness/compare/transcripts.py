@@ -1,7 +1,8 @@
-"""Transcripts: WER and CER of each leg against the truth, and the change between legs."""
+"""Transcripts: WER and CER of each leg against the truth, and of one leg against the other."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.compare.activations import coarser_dtype
@@ -9,7 +10,7 @@ from harness.compare.normalise import is_unspaced, normalise
 from harness.compare.result import AlignmentChunk, ClipTranscript, ErrorRate, LegTranscripts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from harness.compare.plan import PlannedCheck
     from harness.compare.result import CheckResult, Status
@@ -54,9 +55,18 @@ def align(reference: str, hypothesis: str, *, unit: Unit) -> tuple[ErrorRate, tu
 
 
 def score_leg(trace: Trace) -> LegTranscripts:
-    """Score every clip that the leg transcribed; a clip in Chinese or Japanese counts in CER only."""
+    """Score a leg against the truth; a clip in Chinese or Japanese counts in CER only."""
+    return _score({clip.id: clip.transcript for clip in trace.manifest.clips}, trace)
+
+
+def score_between(candidate: Trace, reference: Trace) -> LegTranscripts:
+    """Score what the candidate leg heard against what the reference leg heard."""
+    return _score({clip: record.text for clip, record in reference.transcripts.items()}, candidate)
+
+
+def _score(truths: Mapping[str, str | None], trace: Trace) -> LegTranscripts:
     clips = tuple(
-        _score_clip(clip, trace.transcripts[clip.id])
+        _score_clip(clip, truths.get(clip.id), trace.transcripts[clip.id])
         for clip in trace.manifest.clips
         if clip.id in trace.transcripts
     )
@@ -65,20 +75,20 @@ def score_leg(trace: Trace) -> LegTranscripts:
     )
 
 
-def _score_clip(clip: ClipEntry, record: TranscriptRecord) -> ClipTranscript:
-    spaced = not is_unspaced(clip.language)
-    truth = None if clip.transcript is None else normalise(clip.transcript, language=clip.language)
+def _score_clip(clip: ClipEntry, reference: str | None, record: TranscriptRecord) -> ClipTranscript:
+    truth = None if reference is None else normalise(reference, language=clip.language)
     said = normalise(record.text, language=clip.language)
     words = characters = None
-    alignment: tuple[AlignmentChunk, ...] = ()
+    by_word: tuple[AlignmentChunk, ...] = ()
+    by_character: tuple[AlignmentChunk, ...] = ()
     if truth is not None:
-        characters, alignment = align(truth, said, unit="characters")
-        if spaced:
-            words, alignment = align(truth, said, unit="words")
+        characters, by_character = align(truth, said, unit="characters")
+        if not is_unspaced(clip.language):
+            words, by_word = align(truth, said, unit="words")
     return ClipTranscript(
         id=clip.id,
         language=clip.language,
-        reference=clip.transcript,
+        reference=reference,
         hypothesis=record.text,
         reference_normalised=truth,
         hypothesis_normalised=said,
@@ -86,9 +96,9 @@ def _score_clip(clip: ClipEntry, record: TranscriptRecord) -> ClipTranscript:
         cer=characters.rate if characters else None,
         words=words,
         characters=characters,
-        alignment=alignment,
+        word_alignment=by_word,
+        character_alignment=by_character,
         token_ids=record.token_ids,
-        error=record.error,
     )
 
 
@@ -98,49 +108,85 @@ def _rate(counts: Iterable[ErrorRate | None]) -> float | None:
     return sum(count.errors for count in known) / length if length else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """A rate of a pair: ``value`` is what is bounded, ``None`` where there is nothing to measure."""
+
+    value: float | None
+    metric: str
+    text: str
+
+
 def compare_transcripts(
     checks: Sequence[PlannedCheck], *, candidate: Trace, reference: Trace, tolerances: Tolerances
 ) -> list[CheckResult]:
-    """Judge the change of WER and CER from the reference leg to the candidate leg."""
+    """Judge the change of WER and CER between the legs, and the rates of one leg against the other."""
     dtype = coarser_dtype(candidate.manifest.dtype, reference.manifest.dtype)
-    ours, theirs = score_leg(candidate), score_leg(reference)
+    measured = _measure(candidate, reference)
     same = sum(
         record.token_ids == reference.transcripts[clip].token_ids
         for clip, record in candidate.transcripts.items()
         if clip in reference.transcripts
     )
-    tokens = f"tokens equal in {same} of {len(candidate.transcripts)} clips"
+    equal = f"; tokens equal in {same} of {len(candidate.transcripts)} clips"
     lacking = _not_transcribed(candidate, reference)
     results = []
     for check in checks:
-        rates = {"wer": (ours.wer, theirs.wer), "cer": (ours.cer, theirs.cer)}[check.subject]
-        found, expected = rates
-        name = check.subject.upper()
+        found = measured[check.subject]
+        tokens = equal if check.subject == "wer" else ""
         if lacking and not check.unsupported:
             results.append(check.result("missing", lacking))
-            continue
-        if found is None or expected is None:
+        elif found.value is None:
             status: Status = "unsupported" if check.unsupported else "missing"
+            name = check.subject.partition(".")[0].upper()
             message = check.unsupported or f"no {name}: nothing is left of the truth once it is normalised"
             results.append(check.result(status, message))
-            continue
-        text = f"{name} {found:.2%} on {candidate.manifest.leg}, {expected:.2%} on {reference.manifest.leg}"
-        change = abs(found - expected)
-        if check.unsupported:
-            message = f"{text}; {tokens}; {check.unsupported}"
-            results.append(check.result("unsupported", message, metric="change", measured=change))
-            continue
-        allowed = tolerances.for_rate(check.subject, dtype=dtype).change
-        results.append(
-            check.result(
-                "pass" if change <= allowed else "fail",
-                f"{text}; {tokens}" + ("" if change <= allowed else f"; allowed change {allowed:.2%}"),
+        elif check.unsupported:
+            message = f"{found.text}{tokens}; {check.unsupported}"
+            results.append(check.result("unsupported", message, metric=found.metric, measured=found.value))
+        else:
+            allowed = tolerances.for_rate(check.subject, dtype=dtype)
+            good = found.value <= allowed
+            results.append(
+                check.result(
+                    "pass" if good else "fail",
+                    f"{found.text}{tokens}" + ("" if good else f"; allowed {found.metric} {allowed:.2%}"),
+                    metric=found.metric,
+                    measured=found.value,
+                    allowed=allowed,
+                )
+            )
+    return results
+
+
+def _measure(candidate: Trace, reference: Trace) -> dict[str, _Measured]:
+    ours, theirs, between = score_leg(candidate), score_leg(reference), score_between(candidate, reference)
+    legs = candidate.manifest.leg, reference.manifest.leg
+    found = {}
+    for name, rates, rate in (
+        ("wer", (ours.wer, theirs.wer), between.wer),
+        ("cer", (ours.cer, theirs.cer), between.cer),
+    ):
+        upper = name.upper()
+        own, other = rates
+        found[name] = (
+            _Measured(value=None, metric="change", text="")
+            if own is None or other is None
+            else _Measured(
+                value=abs(own - other),
                 metric="change",
-                measured=change,
-                allowed=allowed,
+                text=f"{upper} {own:.2%} on {legs[0]}, {other:.2%} on {legs[1]}",
             )
         )
-    return results
+        # Of two legs that heard nothing at all, neither differs from the other.
+        silent = all(not clip.hypothesis_normalised for clip in (*ours.clips, *theirs.clips))
+        value = 0.0 if rate is None and silent and ours.clips else rate
+        found[f"{name}.between"] = _Measured(
+            value=value,
+            metric="rate",
+            text="" if value is None else f"{upper} {value:.2%} of {legs[0]} against {legs[1]}",
+        )
+    return found
 
 
 def _not_transcribed(candidate: Trace, reference: Trace) -> str:

@@ -30,13 +30,19 @@ def count(checks: Sequence[CheckResult]) -> dict[Status, int]:
 
 
 def not_compared(checks: Sequence[CheckResult]) -> list[str]:
-    """The kinds of comparison that looked at nothing."""
-    looked = {
-        check.kind
-        for check in checks
-        if check.status in {"pass", "fail"} and (check.kind != "parameter" or check.metric in BITWISE)
-    }
-    return [name for kind, name in _ESSENTIAL.items() if kind not in looked]
+    """The kinds of comparison that looked at nothing, in any pair that was compared at all."""
+    looked: dict[str, set[Kind]] = {}
+    for check in checks:
+        if check.status in {"pass", "fail"} and check.kind in _ESSENTIAL:
+            kinds = looked.setdefault(check.pair, set())
+            # That zeros are zero says nothing of the weights.
+            if check.kind != "parameter" or check.metric in BITWISE:
+                kinds.add(check.kind)
+    return [
+        name
+        for kind, name in _ESSENTIAL.items()
+        if not looked or any(kind not in found for found in looked.values())
+    ]
 
 
 def outcome(checks: Sequence[CheckResult]) -> Outcome:

@@ -17,7 +17,10 @@ from harness.report.text import plain
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["load_report", "print_report", "render_junit", "render_markdown", "write_report"]
+#: The names of JSON, Markdown and JUnit in a run's folder.
+REPORT_FILES = ("report.json", "report.md", "junit.xml")
+
+__all__ = ["REPORT_FILES", "load_report", "print_report", "render_junit", "render_markdown", "write_report"]
 
 
 class _Versioned(BaseModel):
@@ -32,13 +35,13 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     """
     # All is rendered before anything is written: an error leaves no folder with half a report.
     contents = {
-        "json": ("report.json", report.model_dump_json(indent=1) + "\n"),
-        "markdown": ("report.md", render_markdown(report)),
-        "junit": ("junit.xml", render_junit(report)),
+        "json": report.model_dump_json(indent=1) + "\n",
+        "markdown": render_markdown(report),
+        "junit": render_junit(report),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {kind: folder / name for kind, (name, _) in contents.items()}
-    for kind, (_, text) in contents.items():
+    paths = {kind: folder / name for kind, name in zip(contents, REPORT_FILES, strict=True)}
+    for kind, text in contents.items():
         write_text(paths[kind], text)
     return paths
 

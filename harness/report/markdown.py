@@ -158,7 +158,7 @@ def _open(report: Report) -> Iterator[str]:
 def _unsupported(report: Report) -> Iterator[str]:
     reasons = summary.unsupported_reasons(report)
     if reasons:
-        yield "## Unsupported"
+        yield "## Not gated, or not supported"
         yield table(("checks", "reason"), ((str(number), escape(reason)) for reason, number in reasons))
 
 
@@ -166,10 +166,10 @@ def _rates(report: Report) -> Iterator[str]:
     if report.transcripts:
         yield f"## {summary.rates_heading(report)}"
         yield table(
-            ("leg", "clips", "WER", "CER"),
+            ("leg or pair", "clips", "WER", "CER"),
             (
-                (code(leg), summary.clips_text(found), *summary.rates(found))
-                for leg, found in report.transcripts.items()
+                (code(name), str(len(found.clips)), *summary.rates(found))
+                for name, found in summary.scored(report).items()
             ),
         )
 
@@ -196,9 +196,7 @@ def _transcripts(report: Report) -> Iterator[str]:
                 *(
                     (
                         code(leg),
-                        escape(found.hypothesis)
-                        if found.error is None
-                        else f"**refused:** {escape(found.error)}",
+                        escape(found.hypothesis),
                         summary.percent(found.wer),
                         summary.percent(found.cer),
                     )

@@ -179,17 +179,15 @@ def _rate(value: float | None, counts: Sequence[ErrorRate | None]) -> str:
     return NONE if value is None else f"{percent(value)} ({errors}/{length})"
 
 
-def clips_text(transcripts: LegTranscripts) -> str:
-    """Return how many clips the leg transcribed, and how many it refused."""
-    refused = sum(clip.error is not None for clip in transcripts.clips)
-    done = len(transcripts.clips) - refused
-    return f"{done}, {refused} refused" if refused else f"{done}"
+def scored(report: Report) -> dict[str, LegTranscripts]:
+    """Return each leg against the truth, then each pair: what one leg heard against what the other did."""
+    return {**report.transcripts, **report.between}
 
 
 def rates_heading(report: Report) -> str:
     """Return the heading of the table of rates, which says when they mean nothing."""
     meaning = "" if report.trained else " (untrained: no measure of quality)"
-    return f"WER and CER against the truth{meaning}"
+    return f"WER and CER: legs against the truth, pairs against each other{meaning}"
 
 
 def clips_by_id(report: Report) -> dict[str, dict[str, ClipTranscript]]:

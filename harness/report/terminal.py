@@ -173,7 +173,7 @@ def _open(report: Report, *, verbose: bool) -> Iterator[RenderableType]:
 def _unsupported(report: Report) -> Iterator[RenderableType]:
     reasons = summary.unsupported_reasons(report)
     if reasons:
-        yield Text("Unsupported", style="bold")
+        yield Text("Not gated, or not supported", style="bold")
     for reason, number in reasons:
         yield _text(f"{number} x {reason}")
 
@@ -182,9 +182,9 @@ def _rates(report: Report) -> Iterator[RenderableType]:
     if not report.transcripts:
         return
     yield Text(summary.rates_heading(report), style="bold")
-    table = _table("leg", "clips", "WER", "CER")
-    for leg, transcripts in report.transcripts.items():
-        table.add_row(_text(leg), Text(summary.clips_text(transcripts)), *summary.rates(transcripts))
+    table = _table("leg or pair", "clips", "WER", "CER")
+    for name, transcripts in summary.scored(report).items():
+        table.add_row(_text(name), Text(str(len(transcripts.clips))), *summary.rates(transcripts))
     yield table
 
 

@@ -4,12 +4,14 @@
 """
 
 from harness.run.capture import CapturedLeg, capture_one, captured_from
+from harness.run.folder import claimed
 from harness.run.job import run
 from harness.run.judge import judge, judge_traces, make_report
-from harness.run.options import Leg, RunOptions, plan_legs
+from harness.run.options import DEFAULT_TIMEOUT, Leg, RunOptions, plan_legs, read_interpreters
 from harness.run.prepare import TRAINED_TOKENS, UNTRAINED_TOKENS, Prepared, prepare
 
 __all__ = [
+    "DEFAULT_TIMEOUT",
     "TRAINED_TOKENS",
     "UNTRAINED_TOKENS",
     "CapturedLeg",
@@ -18,10 +20,12 @@ __all__ = [
     "RunOptions",
     "capture_one",
     "captured_from",
+    "claimed",
     "judge",
     "judge_traces",
     "make_report",
     "plan_legs",
     "prepare",
+    "read_interpreters",
     "run",
 ]

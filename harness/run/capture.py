@@ -14,7 +14,7 @@ from harness.backends.names import LegName
 from harness.backends.request import LegRequest
 from harness.compare.result import LegReport
 from harness.errors import CaptureError, InputError
-from harness.files import new_folder
+from harness.files import new_folder, replace_folder
 from harness.run.options import Leg, RunOptions
 from harness.run.prepare import Prepared, prepare
 from harness.trace.tensors import RawTensor, TensorWriter
@@ -61,9 +61,7 @@ def capture_one(options: RunOptions, *, progress: Callable[[str, str], None]) ->
                 log = f"; its log is {kept}"
             msg = f"leg {leg.report.name} has no trace: {leg.report.reason}{log}"
             raise CaptureError(msg)
-        if out.exists():
-            shutil.rmtree(out)
-        leg.trace.path.rename(out)
+        replace_folder(leg.trace.path, out)
 
 
 def write_audio(prepared: Prepared) -> Path:

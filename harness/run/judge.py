@@ -13,10 +13,10 @@ from harness.compare.activations import first_divergence
 from harness.compare.compare import compare_leg, compare_pair
 from harness.compare.diagnosis import diagnose
 from harness.compare.features import LibrosaFeatures
-from harness.compare.plan import UNTRAINED, PlannedCheck, Subject, pair_name, plan_leg, plan_pair
+from harness.compare.plan import PlannedCheck, Subject, pair_name, plan_leg, plan_pair
 from harness.compare.result import Report
 from harness.compare.tolerance import load_tolerances
-from harness.compare.transcripts import score_leg
+from harness.compare.transcripts import score_between, score_leg
 from harness.compare.verdict import EXIT_CODES, count, outcome, verdict
 from harness.run.capture import CapturedLeg, captured_from
 from harness.trace import Trace
@@ -88,14 +88,22 @@ def make_report(
     """Put results, legs and verdict together."""
     pairs = [pair_name(leg.name.identifier, legs[0].name.identifier) for leg in legs[1:]]
     probes = subject.case.probes(subject.configs)
-    divergences = [found for pair in pairs if (found := first_divergence(checks, probes=probes, pair=pair))]
-    divergence = divergences[0] if divergences else None
-    diagnosis = diagnose(checks, divergence)
+    divergences = {pair: first_divergence(checks, probes=probes, pair=pair) for pair in pairs}
+    red = [pair for pair in pairs if any(check.pair == pair and check.status == "fail" for check in checks)]
+    # One pair's story is told; a leg's own checks belong to every pair.
+    others = {pair for pair in pairs if pair not in red[:1]}
+    divergence = divergences[red[0]] if red else None
+    diagnosis = diagnose([check for check in checks if check.pair not in others], divergence)
+    if len(red) > 1:
+        diagnosis += f"; also red: {', '.join(red[1:])}"
     reports = tuple(leg.report for leg in legs)
     result = outcome(checks)
     notes = []
     if not subject.trained:
-        notes.append(f"WER, CER and tokens are {UNTRAINED}.")
+        notes.append(
+            "WER, CER and tokens are reported and not gated: the weights are random, their logits have near "
+            "ties everywhere, and their transcripts mean nothing."
+        )
     notes += [f"clip {clip.id}: {clip.unsupported}" for clip in subject.clips if clip.unsupported]
     return Report(
         harness=__version__,
@@ -117,6 +125,11 @@ def make_report(
         counts=count(checks),
         checks=checks,
         transcripts={leg.report.name: score_leg(leg.trace) for leg in legs if leg.trace is not None},
+        between={
+            pair: score_between(leg.trace, legs[0].trace)
+            for pair, leg in zip(pairs, legs[1:], strict=True)
+            if leg.trace is not None and legs[0].trace is not None
+        },
         seconds=seconds,
     )
 

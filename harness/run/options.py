@@ -10,7 +10,7 @@ from harness.backends.names import LegName
 from harness.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from harness.backends.request import Attention
@@ -39,6 +39,22 @@ class RunOptions:
     seed: int = 0
     tolerances: Path | None = None
     command: tuple[str, ...] = ()
+
+
+def read_interpreters(entries: Sequence[str]) -> dict[str, str]:
+    """Read the values of ``--python``.
+
+    Raises:
+        InputError: one is not ``LEG=INTERPRETER``.
+    """
+    found = {}
+    for entry in entries:
+        leg, equals, interpreter = entry.partition("=")
+        if not equals or not interpreter:
+            msg = f"--python {entry!r}: expected LEG=INTERPRETER, e.g. vllm-cpu=/venvs/mine/bin/python"
+            raise InputError(msg)
+        found[leg] = interpreter
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

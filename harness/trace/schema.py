@@ -33,12 +33,17 @@ class FileEntry(Record):
 
 
 class CheckpointEntry(Record):
-    """Which weights ran. ``trained`` is false where transcripts mean nothing (random weights)."""
+    """Which weights ran. ``trained`` is false where transcripts mean nothing (random weights).
+
+    ``lacks`` names the parameters that a checkpoint need not have and this one has not: wherever a stack
+    has a place for one, it must hold zeros.
+    """
 
     source: str
     digest: Sha256
     config: dict[str, Any]
     trained: bool
+    lacks: tuple[str, ...] = ()
 
 
 class ClipEntry(Record):
@@ -119,12 +124,11 @@ class ParameterTable(Record):
 
 
 class TranscriptRecord(Record):
-    """What a leg said for one clip. ``error`` holds the stack's own refusal, then the rest is empty."""
+    """What a leg said for one clip."""
 
     clip: Identifier
-    text: str = ""
-    token_ids: tuple[int, ...] = ()
-    error: str | None = None
+    text: str
+    token_ids: tuple[int, ...]
 
 
 class TranscriptTable(Record):

@@ -107,10 +107,6 @@ class TraceWriter:
         """Record what a probe saw for one clip; on disk when this returns."""
         self._clip_file(clip).add(probe, tensor)
 
-    def has_activation(self, *, clip: str, probe: str) -> bool:
-        """Whether that probe was recorded for that clip."""
-        return clip in self._clips and probe in self._clips[clip]
-
     def add_audio(self, *, clip: str, samples: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
         """Record the samples that the stack was given, so that the trace can be judged alone."""
         self._clip_file(clip).add(AUDIO, RawTensor.of(samples))

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 def real_run(parity_report: Report) -> Path:
     """The folder of the session's own run on the real backends; skipped where they are not here."""
     for leg in parity_report.legs:
-        if leg.name in {"hf-cpu", "vllm-cpu"} and leg.trace is None:
-            pytest.skip(f"{leg.name}: {leg.reason}")
+        if leg.name in {"hf-cpu", "vllm-cpu"}:
+            if leg.status == "unavailable":
+                pytest.skip(f"{leg.name}: {leg.reason}")
+            assert leg.status == "captured", leg.reason
     trace = next(leg.trace for leg in parity_report.legs if leg.trace is not None)
     return Path(trace).parent.parent
 

@@ -86,6 +86,8 @@ def test_a_cuda_leg_that_cannot_run(suite: pytest.Pytester, one_clip: Path, tmp_
     )  # fmt: skip
     result = go(suite, *arguments)
     outcomes = result.parseoutcomes()
+    # Nothing failed, and nothing was compared: that is no success.
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert set(outcomes) == {"skipped", "deselected"}
     result.stdout.fnmatch_lines(
         ["*vllm-cuda (candidate): cannot run: *no CUDA in this test*", "INCOMPLETE  *"]
