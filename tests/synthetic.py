@@ -51,7 +51,14 @@ CONFIGS = CASE.small_configs(
 SPEC = CASE.feature_spec(CONFIGS)
 PROBES = CASE.probes(CONFIGS)
 TOLERANCES = load_tolerances()
-CHECKPOINT = CheckpointEntry(source="synthetic", digest="c" * 64, config=CONFIGS, trained=False)
+#: As small checkpoints are: without a k bias.
+CHECKPOINT = CheckpointEntry(
+    source="synthetic",
+    digest="c" * 64,
+    config=CONFIGS,
+    trained=False,
+    lacks=tuple(parameter.name for parameter in CASE.parameters(CONFIGS) if parameter.zero_if_absent),
+)
 
 
 def noise(clip: str, *, seconds: float) -> Array:
@@ -161,7 +168,7 @@ def write_trace(
         leg: Its name; a vllm leg has fused sources and a k bias of zeros, an hf leg has no k bias.
         dtype: Of parameters and activations; logits are float32 on every leg.
         trained: Whether transcripts mean something.
-        clips: Those that are not unsupported are recorded.
+        clips: All have their samples; what is unsupported has nothing else.
         said: What the leg heard, by clip; ``None`` for no transcript. The truth where it is left out.
         alter: Called with every tensor before it is written.
         unmapped: Names of parameters that the case does not know.
@@ -183,6 +190,8 @@ def write_trace(
                 writer.add_parameter(name=parameter.name, source=source, tensor=tensor)
         writer.add_unmapped(unmapped)
         for clip in clips:
+            if (audio := alter(f"{clip.id}/{AUDIO}", RawTensor.of(audio_of(clip)))) is not None:
+                writer.add_audio(clip=clip.id, samples=audio.values)
             if clip.unsupported is None:
                 _write_clip(writer, clip, dtype=dtype, alter=alter)
                 text = (said or {}).get(clip.id, clip.transcript or "")
@@ -224,8 +233,6 @@ def _write_clip(writer: TraceWriter, clip: ClipEntry, *, dtype: DType, alter: Al
     for name, tensor in tensors.items():
         if (altered := alter(f"{clip.id}/{name}", tensor)) is not None:
             writer.add_activation(clip=clip.id, probe=name, tensor=altered)
-    if (audio := alter(f"{clip.id}/{AUDIO}", RawTensor.of(audio_of(clip)))) is not None:
-        writer.add_audio(clip=clip.id, samples=audio.values)
 
 
 def _values(name: str, shape: tuple[int, ...]) -> Array:

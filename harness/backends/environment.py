@@ -36,7 +36,7 @@ def deciding_variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(environ.items())
-        if name.startswith(_PREFIXES) and not any(word in name for word in _SECRET)
+        if name.startswith(_PREFIXES) and not any(word in name.upper() for word in _SECRET)
     }
 
 

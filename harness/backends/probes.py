@@ -46,9 +46,10 @@ def record_parameters(
     unmapped = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
         shards = case.shards(stack, name, configs)
-        rows = shards[-1].stop if shards else 0
-        if rows < parameter.shape[0] and not (shards and shards[-1].name in case.padded):
-            unmapped.append(f"{name}[{rows}:{parameter.shape[0]}]" if rows else name)
+        if not shards:
+            unmapped.append(name)
+        elif shards[-1].stop < parameter.shape[0] and shards[-1].name not in case.padded:
+            unmapped.append(f"{name}[{shards[-1].stop}:{parameter.shape[0]}]")
         for shard in shards:
             whole = shard.start == 0 and shard.stop == parameter.shape[0]
             writer.add_parameter(

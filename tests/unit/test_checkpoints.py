@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub.constants
@@ -16,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cases import get_case
-from harness.checkpoints.checkpoint import Checkpoint, resolve_checkpoint
-from harness.checkpoints.random import RandomSpec, build_random
+from harness.checkpoints.checkpoint import Checkpoint, open_checkpoint, resolve_checkpoint
+from harness.checkpoints.random import RANDOM_MARK, RandomSpec, build_random
 from harness.checkpoints.tokenizer import byte_tokenizer, encode
 from harness.errors import InputError
+from harness.trace.schema import CheckpointEntry
 from harness.trace.tensors import TensorFile, bfloat16_words
 
 if TYPE_CHECKING:
@@ -196,6 +198,7 @@ class TestLayout:
         assert sorted(contents(build(tmp_path / "a"))) == [
             "config.json",
             "generation_config.json",
+            "glm_asr_harness.json",
             "model.safetensors",
             "preprocessor_config.json",
             "processor_config.json",
@@ -269,7 +272,7 @@ class TestResolve:
         assert audio["num_hidden_layers"] == CASE.small_sizes["encoder_layers"]
 
     def test_a_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        build(tmp_path / "mine")
+        (build(tmp_path / "mine") / RANDOM_MARK).unlink()
         monkeypatch.chdir(tmp_path)
         found = resolve("mine", folder=tmp_path)
         assert (found.source, found.trained) == ("mine", True)
@@ -289,7 +292,9 @@ class TestResolve:
         (tmp_path / "two" / "model.safetensors").rename(tmp_path / "two" / "other.safetensors")
         assert resolve(tmp_path / "two", folder=tmp_path).digest != one.digest
 
-    @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+    @pytest.mark.parametrize(
+        "name", ["model.safetensors", "config.json", "generation_config.json", "processor_config.json"]
+    )
     def test_digest_changes_with_any_byte_of_it(self, tmp_path: Path, name: str) -> None:
         folder = build(tmp_path / "mine")
         before = resolve(folder, folder=tmp_path).digest
@@ -300,6 +305,18 @@ class TestResolve:
             data[-1] ^= 1
         (folder / name).write_bytes(data)
         assert resolve(folder, folder=tmp_path).digest != before
+
+    @pytest.mark.parametrize(
+        "name",
+        ["tokenizer.json", "tokenizer_config.json", RANDOM_MARK],
+        ids=["tokenizer", "its-config", "mark"],
+    )
+    def test_digest_is_of_weights_and_configuration_only(self, tmp_path: Path, name: str) -> None:
+        """What a tokenizer yields is compared as token ids: it may be written anew by another release."""
+        folder = build(tmp_path / "mine")
+        before = resolve(folder, folder=tmp_path).digest
+        (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+        assert resolve(folder, folder=tmp_path).digest == before
 
     @pytest.mark.parametrize("name", ["./gone", "/gone/away", "~/gone", "../gone"])
     def test_a_path_to_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -367,6 +384,83 @@ class TestResolve:
             resolve(folder, folder=tmp_path)
 
 
+class TestTrained:
+    def test_a_random_one_is_marked_wherever_it_is_copied_to(self, tmp_path: Path) -> None:
+        copy = shutil.copytree(build(tmp_path / "built"), tmp_path / "elsewhere" / "copy")
+        assert json.loads((copy / RANDOM_MARK).read_text("utf-8"))["trained"] is False
+        found = open_checkpoint(copy, case=CASE, source="copy")
+        assert (found.trained, found.entry.trained) == (False, False)
+
+    @pytest.mark.parametrize(
+        "mark", [None, b"", b"\xff", b"[]", b"null", b"{}", b'{"trained": true}', b'{"trained": 0}']
+    )
+    def test_anything_else_is_trained(self, tmp_path: Path, mark: bytes | None) -> None:
+        folder = build(tmp_path / "mine")
+        (folder / RANDOM_MARK).unlink()
+        if mark is not None:
+            (folder / RANDOM_MARK).write_bytes(mark)
+        found = open_checkpoint(folder, case=CASE, source="mine")
+        assert (found.trained, found.entry.trained) == (True, True)
+
+
+class TestWeightFiles:
+    @pytest.mark.parametrize("shards", [1, 3])
+    def test_k_bias_is_what_a_small_one_lacks(self, tmp_path: Path, shards: int) -> None:
+        found = resolve(build(tmp_path / "a", f"shards={shards},{TINY}"), folder=tmp_path)
+        assert found.lacks == ("layers.0.k_proj.bias", "layers.1.k_proj.bias")
+        assert found.entry.lacks == found.lacks
+
+    def test_entry_is_the_checkpoint(self, tmp_path: Path) -> None:
+        found = resolve(build(tmp_path / "a"), folder=tmp_path)
+        assert found.entry == CheckpointEntry(
+            source=found.source,
+            digest=found.digest,
+            config=found.configs,
+            trained=False,
+            lacks=found.lacks,
+        )
+
+    def test_a_bias_that_it_has_is_not_lacking(self, tmp_path: Path) -> None:
+        folder = build(tmp_path / "a")
+        name = "audio_tower.layers.1.self_attn.k_proj.bias"
+        safetensors.numpy.save_file({name: np.zeros(8, np.float32)}, folder / "more.safetensors")
+        assert resolve(folder, folder=tmp_path).lacks == ("layers.0.k_proj.bias",)
+
+    def test_missing_file_of_the_index(self, tmp_path: Path) -> None:
+        folder = build(tmp_path / "a", f"shards=4,{TINY}")
+        for index in (2, 4):
+            (folder / f"model-{index:05}-of-00004.safetensors").unlink()
+        message = (
+            f"checkpoint {folder}: 2 of 4 weight files are missing, the first is "
+            "model-00002-of-00004.safetensors; download it again"
+        )
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            resolve(folder, folder=tmp_path)
+
+    @pytest.mark.parametrize(
+        "text",
+        [b"", b"{", b"\xff", b"[]", b"null", b"{}", b'{"weight_map": []}', b'{"weight_map": {"a": [1]}}',
+         b'{"weight_map": {"a": 3}}', b'{"weight_map": {"a": "b\\u0000"}}'],
+    )  # fmt: skip
+    def test_index_that_is_none(self, tmp_path: Path, text: bytes) -> None:
+        folder = build(tmp_path / "a", f"shards=2,{TINY}")
+        (folder / "model.safetensors.index.json").write_bytes(text)
+        with pytest.raises(
+            InputError, match=r"model\.safetensors\.index\.json is not an index of weights|files are missing"
+        ):
+            resolve(folder, folder=tmp_path)
+
+    @pytest.mark.parametrize("content", [b"", b"\0" * 8, b"not weights at all", None])
+    def test_weights_that_are_none(self, tmp_path: Path, content: bytes | None) -> None:
+        folder = build(tmp_path / "a", f"shards=2,{TINY}")
+        path = folder / "model-00002-of-00002.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] if content is None else content)
+        with pytest.raises(
+            InputError, match=rf"^checkpoint {re.escape(str(folder))}: .*{re.escape(path.name)}"
+        ):
+            resolve(folder, folder=tmp_path)
+
+
 class TestHub:
     @pytest.fixture
     def offline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -392,7 +486,7 @@ class TestHub:
     def test_cached(self, tmp_path: Path, offline: Path) -> None:
         commit = "0123456789abcdef0123456789abcdef01234567"
         model = offline / "models--someone--small"
-        build(model / "snapshots" / commit)
+        (build(model / "snapshots" / commit) / RANDOM_MARK).unlink()
         (model / "refs").mkdir()
         (model / "refs" / "main").write_text(commit, encoding="utf-8")
         found = resolve("someone/small", folder=tmp_path)

@@ -18,8 +18,9 @@ import soundfile
 
 import harness.doctor
 from harness import __version__
-from harness.cli import main, read_interpreters
+from harness.cli import main
 from harness.errors import InputError
+from harness.run import claimed, read_interpreters
 from harness.trace import Trace
 from harness.trace.schema import CheckpointEntry
 from tests.unit.test_trace_folder import write_trace
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 ROOT = Path(harness.__file__).parent.parent
 #: What an interpreter answers that has nothing.
 BARE = {
-    "executable": "python",
     "python": "3.12.1",
     "versions": {"numpy": "2.3.5"},
     "importable": ["numpy"],
@@ -169,6 +169,26 @@ class TestBadInput:
         assert said in line
         assert not everything(tmp_path / "here")
 
+    @pytest.mark.parametrize("words", [["--checkpoint", "./gone"], ["--candidate", "tgi-cpu"]])
+    def test_a_refused_run_leaves_an_older_one_whole(
+        self, command: Command, clip: Path, tmp_path: Path, words: list[str]
+    ) -> None:
+        out = tmp_path / "here" / "out"
+        (out / "traces" / "hf-cpu").mkdir(parents=True)
+        (out / "report.json").write_text("older", encoding="utf-8")
+        before = everything(tmp_path / "here")
+        self.refused(command, "run", "--audio", clip, "--out", out, *words)
+        assert everything(tmp_path / "here") == before
+
+    def test_a_folder_that_another_run_writes_to(self, command: Command, clip: Path, tmp_path: Path) -> None:
+        out = tmp_path / "here" / "out"
+        with claimed(out):
+            (out / "report.json").write_text("of the other run", encoding="utf-8")
+            before = everything(tmp_path / "here")
+            line = self.refused(command, "run", "--audio", clip, "--out", out)
+            assert line == f"another run is writing to {out}: wait for it, or give another folder with --out"
+            assert everything(tmp_path / "here") == before
+
     def test_audio(self, command: Command, tmp_path: Path) -> None:
         code, out, err = command("run", "--audio", "gone.wav", "--audio", "also-gone", "--out", "out")
         assert (code, out) == (2, "")
@@ -240,7 +260,7 @@ class TestBadInput:
 
 class TestInterpreters:
     def test_read(self) -> None:
-        assert read_interpreters(None) == read_interpreters([]) == {}
+        assert read_interpreters([]) == read_interpreters(()) == {}
         assert read_interpreters(["hf-cpu=/a", "vllm-cpu@x=/b=c"]) == {"hf-cpu": "/a", "vllm-cpu@x": "/b=c"}
 
     @pytest.mark.parametrize("entry", ["hf-cpu", "hf-cpu=", "", "="])
@@ -261,6 +281,18 @@ class TestIncomplete:
         assert report["exit_code"] == 3
         assert {leg["status"] for leg in report["legs"]} == {"unavailable"}
         assert "pass" not in {check["status"] for check in report["checks"]}
+
+    def test_a_run_replaces_an_older_ones_results(
+        self, command: Command, clip: Path, bare: str, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "here" / "out"
+        for name in ("traces/vllm-cpu@old/x", "logs/vllm-cpu@old.log", "mine/x", "report.json"):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text("older", encoding="utf-8")
+        words = ["run", "--audio", clip, "--out", "out", "--python", f"hf-cpu={bare}"]
+        assert command(*words, "--python", f"vllm-cpu={bare}")[0] == 3
+        found = sorted(path.name for path in out.iterdir())
+        assert found == ["junit.xml", "mine", "report.json", "report.md", "work"]
 
     @pytest.mark.parametrize("old", [True, False])
     def test_a_capture_without_its_backend(
@@ -314,7 +346,8 @@ class TestIncomplete:
         assert err.splitlines()[-1] == f"error: {error.__name__}: unexpected"
         assert ("Traceback" in err) == shown
 
-    def test_interrupted(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_interrupted(self, tmp_path: Path, number: signal.Signals) -> None:
         script = tmp_path / "slow"
         script.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexec sleep 1000\n", encoding="utf-8")
         script.chmod(0o755)
@@ -332,7 +365,7 @@ class TestIncomplete:
                 assert time.monotonic() < deadline
                 assert process.poll() is None
                 time.sleep(0.02)
-            os.kill(process.pid, signal.SIGINT)
+            os.kill(process.pid, number)
             output, _ = process.communicate(timeout=30)
         assert process.returncode not in (0, 1)
         assert b"Traceback" not in output

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from harness.compare.parameters import _ranges
+from harness.compare.parameters import BITWISE, _ranges
 from harness.compare.plan import UNMAPPED
 from tests.synthetic import (
     CASE,
+    CHECKPOINT,
     CONFIGS,
     Alter,
     Array,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from harness.compare.result import CheckResult
     from harness.trace import Trace
-    from harness.trace.schema import DType
+    from harness.trace.schema import CheckpointEntry, DType
     from harness.trace.tensors import RawTensor
 
 K_BIAS = "layers.0.k_proj.bias"
@@ -51,6 +52,24 @@ def judged(folder: Path, alter: Alter | None, *, dtype: DType = "float32") -> di
 
 def weights(path: Path, leg: str = "hf-cpu", **settings: Any) -> Trace:  # noqa: ANN401
     return write_trace(path, leg=leg, clips=(), **settings)
+
+
+def checkpoint(lacks: tuple[str, ...]) -> CheckpointEntry:
+    return CHECKPOINT.model_copy(update={"lacks": lacks})
+
+
+def of_checkpoint(
+    folder: Path,
+    lacks: tuple[str, ...],
+    *,
+    legs: tuple[str, str],
+    **settings: Any,  # noqa: ANN401
+) -> dict[str, CheckResult]:
+    """Compare two legs that both have a defect, of a checkpoint that is known to lack ``lacks``."""
+    candidate, reference = (
+        weights(folder / leg, leg, checkpoint=checkpoint(lacks), **settings) for leg in legs
+    )
+    return compared(candidate, reference)
 
 
 def only_red(results: dict[str, CheckResult], name: str) -> CheckResult:
@@ -83,6 +102,8 @@ def test_equal_parameters_pass(tmp_path: Path, dtype: DType) -> None:
     assert results["layers.0.q_proj.bias"].metric == "elements that differ"
     assert results[K_BIAS].metric == "elements not zero"
     assert {result.measured for result in results.values()} == {0}
+    weighed = {name for name, result in results.items() if result.metric in BITWISE}
+    assert weighed == set(results) - {K_BIAS, UNMAPPED}
 
 
 class TestBiasThatTheCheckpointHasNot:
@@ -94,7 +115,7 @@ class TestBiasThatTheCheckpointHasNot:
         assert result.status == "fail"
         assert result.message == (
             f"{FUSED_K_BIAS} on vllm-cpu: 1 of 8 elements are not zero, largest 2.5; "
-            "hf-cpu has no such parameter, so it must be zero"
+            "the checkpoint has no such parameter, so it must be zero"
         )
         assert result.where == "[3:4]"
         assert (result.metric, result.measured, result.allowed) == ("elements not zero", 1, 0)
@@ -130,26 +151,77 @@ class TestBiasThatTheCheckpointHasNot:
         result = judged(tmp_path, edit(K_BIAS, lambda bias: -bias))[K_BIAS]
         assert (result.status, result.measured, result.message) == ("pass", 0, "")
 
-    def test_absent_on_both_passes(self, tmp_path: Path) -> None:
-        result = judged(tmp_path, drop(K_BIAS))[K_BIAS]
-        assert (result.status, result.message) == ("pass", "neither stack has it")
+    @pytest.mark.parametrize("lacks", [(K_BIAS,), ()])
+    def test_absent_on_both_passes(self, tmp_path: Path, lacks: tuple[str, ...]) -> None:
+        result = of_checkpoint(tmp_path, lacks, legs=("hf-cpu@new", "hf-cpu"))[K_BIAS]
+        assert (result.status, result.message) == ("pass", "")
+        assert (result.metric, result.measured, result.allowed) == ("elements not zero", 0, 0)
+
+    @pytest.mark.parametrize("legs", [("vllm-cpu", "hf-cpu"), ("hf-cpu", "vllm-cpu")])
+    def test_checkpoint_of_which_it_is_not_known(self, tmp_path: Path, legs: tuple[str, str]) -> None:
+        """A leg that has no place for it says as much."""
+        result = only_red(of_checkpoint(tmp_path, (), legs=legs, alter=put(K_BIAS, 3, -2.5)), K_BIAS)
+        assert result.status == "fail"
+        assert result.message == (
+            f"{FUSED_K_BIAS} on vllm-cpu: 1 of 8 elements are not zero, largest 2.5; "
+            "hf-cpu has no such parameter, so it must be zero"
+        )
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_the_same_garbage_on_both_fails(self, tmp_path: Path, dtype: DType) -> None:
+        """Two legs of vLLM, of one release or of two: equal bits say nothing of what nobody loaded."""
+        legs = ("vllm-cpu@new", "vllm-cpu@old")
+        alter = edit(K_BIAS, lambda bias: bias + 0.5)
+        found = of_checkpoint(tmp_path, (K_BIAS,), legs=legs, alter=alter, dtype=dtype)
+        result = only_red(found, K_BIAS)
+        assert result.status == "fail"
+        assert result.message == (
+            f"{FUSED_K_BIAS} on vllm-cpu@new: 8 of 8 elements are not zero, largest 0.5; "
+            "the checkpoint has no such parameter, so it must be zero"
+        )
+        assert (result.where, result.measured, result.allowed) == ("[0:8]", 8, 0)
+
+    def test_zeros_on_both_pass(self, tmp_path: Path) -> None:
+        """Zeros of either sign: there are no bits of a checkpoint to compare them with."""
+        reference = weights(tmp_path / "old", "vllm-cpu@old", alter=edit(K_BIAS, np.negative))
+        result = compared(weights(tmp_path / "new", "vllm-cpu@new"), reference)[K_BIAS]
+        assert (result.status, result.metric, result.measured) == ("pass", "elements not zero", 0)
+
+    def test_a_checkpoint_that_has_it_is_compared_bit_for_bit(self, tmp_path: Path) -> None:
+        alter = edit(K_BIAS, lambda bias: bias + 0.5)
+        result = of_checkpoint(tmp_path, (), legs=("vllm-cpu@new", "vllm-cpu@old"), alter=alter)[K_BIAS]
+        assert (result.status, result.metric) == ("pass", BITWISE[0])
+
+    def test_a_checkpoint_that_has_it_and_legs_that_differ(self, tmp_path: Path) -> None:
+        candidate = weights(
+            tmp_path / "new", "vllm-cpu@new", alter=put(K_BIAS, 1, 4.0), checkpoint=checkpoint(())
+        )
+        reference = weights(tmp_path / "old", "vllm-cpu@old", checkpoint=checkpoint(()))
+        result = only_red(compared(candidate, reference), K_BIAS)
+        assert result.status == "fail"
+        assert "1 of 8 elements differ" in result.message
+        assert "worst at [1]: 4 instead of 0" in result.message
+        assert result.where == "[1:2]"
 
     def test_wrong_on_the_reference(self, tmp_path: Path) -> None:
         """The other way round: the stack that has the bias is the reference."""
         reference = weights(tmp_path / "vllm-cpu", "vllm-cpu", alter=put(K_BIAS, 1, 4.0))
         result = compared(weights(tmp_path / "hf-cpu"), reference)[K_BIAS]
         assert result.status == "fail"
-        assert (
-            f"{FUSED_K_BIAS} on vllm-cpu: 1 of 8 elements are not zero, largest 4; hf-cpu" in result.message
-        )
+        assert f"{FUSED_K_BIAS} on vllm-cpu: 1 of 8 elements are not zero, largest 4; the" in result.message
 
-    def test_both_have_it_and_differ(self, tmp_path: Path) -> None:
+    def test_wrong_on_the_reference_of_two_that_have_it(self, tmp_path: Path) -> None:
+        reference = weights(tmp_path / "old", "vllm-cpu@old", alter=put(K_BIAS, 1, 4.0))
+        result = only_red(compared(weights(tmp_path / "new", "vllm-cpu@new"), reference), K_BIAS)
+        assert result.status == "fail"
+        assert f"{FUSED_K_BIAS} on vllm-cpu@old: 1 of 8 elements are not zero, largest 4;" in result.message
+
+    def test_wrong_on_the_candidate_of_two_that_have_it(self, tmp_path: Path) -> None:
         candidate = weights(tmp_path / "new", "vllm-cpu@new", alter=put(K_BIAS, 1, 4.0))
         reference = weights(tmp_path / "old", "vllm-cpu@old")
         result = only_red(compared(candidate, reference), K_BIAS)
         assert result.status == "fail"
-        assert "1 of 8 elements differ" in result.message
-        assert "worst at [1]: 4 instead of 0" in result.message
+        assert f"{FUSED_K_BIAS} on vllm-cpu@new: 1 of 8 elements are not zero, largest 4;" in result.message
         assert result.where == "[1:2]"
 
     @settings(max_examples=15, deadline=None)
@@ -262,20 +334,20 @@ class TestNotThere:
     def test_on_one_leg(self, tmp_path: Path) -> None:
         result = only_red(judged(tmp_path, drop("conv2.bias")), "conv2.bias")
         assert result.status == "missing"
-        assert result.message == "vllm-cpu has no conv2.bias; hf-cpu has it"
+        assert result.message == "conv2.bias is not on vllm-cpu: nothing was compared"
 
     def test_on_the_reference(self, tmp_path: Path) -> None:
         reference = weights(tmp_path / "hf", alter=drop("conv2.bias"))
         result = only_red(compared(weights(tmp_path / "a", "vllm-cpu"), reference), "conv2.bias")
         assert result.status == "missing"
-        assert result.message == "hf-cpu has no conv2.bias; vllm-cpu has it"
+        assert result.message == "conv2.bias is not on hf-cpu: nothing was compared"
 
     def test_on_both(self, tmp_path: Path) -> None:
         alter = drop("conv2.bias")
         candidate = weights(tmp_path / "a", "vllm-cpu", alter=alter)
         result = only_red(compared(candidate, weights(tmp_path / "b", alter=alter)), "conv2.bias")
         assert result.status == "missing"
-        assert result.message == "neither leg has conv2.bias: nothing was compared"
+        assert result.message == "conv2.bias is not on vllm-cpu and hf-cpu: nothing was compared"
 
     @pytest.mark.parametrize("leg", ["vllm-cpu", "hf-cpu"])
     def test_name_that_the_case_does_not_know(self, tmp_path: Path, leg: str) -> None:

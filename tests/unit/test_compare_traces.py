@@ -9,7 +9,7 @@ import pytest
 
 from harness.backends.names import LegName
 from harness.compare.compare import check_comparable
-from harness.compare.plan import LIBROSA, UNMAPPED, plan_run
+from harness.compare.plan import LIBROSA, RATES, UNMAPPED, plan_run
 from harness.compare.result import LegReport
 from harness.errors import ExitCode, InputError, TraceError
 from harness.run import CapturedLeg, judge, judge_traces, make_report
@@ -155,8 +155,8 @@ class TestReport:
         assert (report.outcome, report.exit_code) == ("pass", ExitCode.PASS)
         assert report.diagnosis == ""
         assert report.first_divergence is None
-        assert report.counts == {"pass": 83, "fail": 0, "missing": 0, "unsupported": 2, "error": 0}
-        assert report.verdict == "vllm-cpu agrees with hf-cpu: 83 checks passed, 2 not gated or not supported"
+        assert report.counts == {"pass": 83, "fail": 0, "missing": 0, "unsupported": 4, "error": 0}
+        assert report.verdict == "vllm-cpu agrees with hf-cpu: 83 checks passed, 4 not gated or not supported"
         assert (report.case, report.dtype, report.trained) == ("glm_asr", dtype, False)
         assert (report.checkpoint, report.checkpoint_digest) == ("synthetic", "c" * 64)
         assert [(leg.name, leg.role, leg.status) for leg in report.legs] == [
@@ -164,9 +164,10 @@ class TestReport:
             ("vllm-cpu", "candidate", "captured"),
         ]
         assert set(report.transcripts) == {"hf-cpu", "vllm-cpu"}
+        assert set(report.between) == {"vllm_cpu-vs-hf_cpu"}
         assert report.clips == CLIPS
         assert len(report.notes) == 1
-        assert "untrained" in report.notes[0]
+        assert "not gated: the weights are random" in report.notes[0]
 
     def test_fail(self, tmp_path: Path) -> None:
         """The defect this project is for, from the parameter to the logits."""
@@ -189,7 +190,7 @@ class TestReport:
             " -> first divergence at encoder.layers.0.k_proj in 3 of 3 clips"
             " -> first-token logits differ in 3 clips"
         )
-        assert report.verdict == f"10 of 85 checks failed: {report.diagnosis}"
+        assert report.verdict == f"10 of 87 checks failed: {report.diagnosis}"
 
     def test_constant_bias_that_no_activation_shows(self, tmp_path: Path) -> None:
         """What cancels in the softmax is red all the same."""
@@ -228,9 +229,10 @@ class TestReport:
         candidate = write_trace(tmp_path / "c", leg="vllm-cpu", trained=True, said={"cat": "a hat"})
         report = report_of(write_trace(tmp_path / "r", trained=True), candidate)
         assert (report.outcome, report.notes) == ("fail", ())
-        assert [check.subject for check in report.checks if check.status == "fail"] == ["wer", "cer"]
+        assert [check.subject for check in report.checks if check.status == "fail"] == [*RATES]
         assert report.diagnosis.startswith("WER 66.67% on vllm-cpu, 0.00% on hf-cpu")
         assert report.transcripts["vllm-cpu"].wer == pytest.approx(6 / 9)
+        assert report.between["vllm_cpu-vs-hf_cpu"].wer == pytest.approx(6 / 9)
 
     def test_two_traces_of_one_leg(self, tmp_path: Path) -> None:
         report = report_of(*(write_trace(tmp_path / str(index)) for index in range(3)))
@@ -256,6 +258,68 @@ class TestReport:
         assert {check.pair for check in report.checks if check.status == "fail"} == {"vllm_cpu@old-vs-hf_cpu"}
         assert report.first_divergence is not None
         assert report.first_divergence.pair == "vllm_cpu@old-vs-hf_cpu"
+
+    def test_one_pairs_story_is_told(self, tmp_path: Path) -> None:
+        """Two candidates are red, for different reasons: what is not of the first's story is only named."""
+        good, reference = write_pair(tmp_path)
+        first = write_trace(tmp_path / "first", leg="vllm-cpu@a", alter=edit("dog/projector", lambda v: -v))
+        second = write_trace(
+            tmp_path / "second",
+            leg="vllm-cpu@b",
+            alter=together(put(K_BIAS, 0, 1.0), edit("*/encoder.conv1", lambda v: -v)),
+        )
+        report = report_of(reference, good, first, second)
+        assert report.first_divergence is not None
+        assert report.first_divergence.pair == "vllm_cpu@a-vs-hf_cpu"
+        assert report.diagnosis.startswith("first divergence at projector in 1 of 3 clips (")
+        assert report.diagnosis.endswith("); also red: vllm_cpu@b-vs-hf_cpu")
+        assert K_BIAS not in report.diagnosis
+        other = report_of(reference, second, good, first)
+        assert other.first_divergence is not None
+        assert other.first_divergence.pair == "vllm_cpu@b-vs-hf_cpu"
+        assert other.diagnosis.startswith(f"{K_BIAS} (e.g. ")
+        assert " -> first divergence at encoder.conv1 in 3 of 3 clips" in other.diagnosis
+        assert other.diagnosis.endswith("; also red: vllm_cpu@a-vs-hf_cpu")
+        assert "projector" not in other.diagnosis
+
+    def test_story_of_a_pair_without_a_divergence(self, tmp_path: Path) -> None:
+        """The divergence of another pair is no part of it."""
+        first = write_trace(tmp_path / "first", leg="vllm-cpu@a", alter=put(K_BIAS, 0, 1.0))
+        second = write_trace(tmp_path / "second", leg="vllm-cpu@b", alter=edit("*/projector", lambda v: -v))
+        report = report_of(write_trace(tmp_path / "r"), first, second)
+        assert report.first_divergence is None
+        assert report.diagnosis.startswith(f"{K_BIAS} (e.g. ")
+        assert report.diagnosis.endswith("; also red: vllm_cpu@b-vs-hf_cpu")
+        assert "projector" not in report.diagnosis
+
+    def test_features_that_no_pair_shows(self, tmp_path: Path) -> None:
+        """Both legs compute the same wrong features: a leg's own checks are told, whatever the pairs say."""
+        alter = edit("cat/features.mel", lambda v: v + 1)
+        reference = write_trace(tmp_path / "r", alter=alter)
+        report = report_of(reference, write_trace(tmp_path / "c", leg="vllm-cpu", alter=alter))
+        assert (report.outcome, report.first_divergence) == ("fail", None)
+        assert report.diagnosis.startswith("features.mel: ")
+        assert "also red" not in report.diagnosis
+
+    def test_a_pair_of_another_dtype_beside_a_good_one(self, tmp_path: Path) -> None:
+        """Its weights have no bits to compare, and those of another pair do not stand in for them."""
+        good, reference = write_pair(tmp_path)
+        other = write_trace(tmp_path / "other", leg="vllm-cpu@half", dtype="bfloat16")
+        report = report_of(reference, good, other)
+        assert (report.outcome, report.exit_code) == ("incomplete", ExitCode.INCOMPLETE)
+        assert report.verdict == (
+            "no parameters compared: legs of bfloat16 and float32 have no bits to compare; "
+            "capture the reference at the candidate's dtype"
+        )
+
+    def test_the_same_garbage_on_two_legs_of_vllm(self, tmp_path: Path) -> None:
+        """Equal, and wrong: the checkpoint has no such bias."""
+        alter = put(K_BIAS, 3, 6e7)
+        report = report_of(
+            *(write_trace(tmp_path / leg, leg=leg, alter=alter) for leg in ("vllm-cpu@a", "vllm-cpu@b"))
+        )
+        assert report.outcome == "fail"
+        assert [check.subject for check in report.checks if check.status == "fail"] == [K_BIAS]
 
     def test_can_be_written_and_read(self, tmp_path: Path) -> None:
         candidate, reference = write_pair(tmp_path, alter=put("cat/lm.logits", 0, float("nan")))
@@ -320,6 +384,7 @@ class TestLegsWithoutTrace:
         assert self.statuses(report, "hf_cpu-vs-librosa") == {"pass"}
         assert report.first_divergence is None
         assert set(report.transcripts) == {"hf-cpu"}
+        assert report.between == {}
         messages = {check.message for check in report.checks if check.status in {"error", "missing"}}
         assert messages == {"leg vllm-cpu did not finish: killed by SIGSEGV"}
 
@@ -354,6 +419,7 @@ class TestLegsWithoutTrace:
         assert report.outcome == "incomplete"
         assert self.statuses(report, "vllm_cpu-vs-hf_cpu") == {"missing"}
         assert self.statuses(report, "vllm_cpu-vs-librosa") == {"pass"}
+        assert report.between == {}
         assert "hf-cpu did not" in report.verdict
 
     def test_unavailable_and_optional_beside_a_good_one(self, pair: tuple[Trace, Trace]) -> None:
@@ -408,7 +474,7 @@ def test_plan_is_what_the_case_and_the_clips_say(tmp_path: Path) -> None:
         expected |= {(leg, "leg"): 1, (f"{leg}-vs-{LIBROSA}", "features"): 3}
     for leg in ("vllm_cpu", "vllm_cpu@0.19.1"):
         pair = f"{leg}-vs-hf_cpu"
-        expected |= {(pair, "parameter"): parameters, (pair, "logits"): 3, (pair, "transcript"): 2}
+        expected |= {(pair, "parameter"): parameters, (pair, "logits"): 3, (pair, "transcript"): 4}
         expected |= {(pair, "activation"): 3 * (len(PROBES) - 1)}
     assert dict(kinds) == expected
     assert len({check.id for check in plan}) == len(plan)

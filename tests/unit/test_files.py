@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.files import new_folder, sha256_file, write_text
+from harness.files import new_folder, replace_folder, sha256_file, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,3 +143,39 @@ class TestNewFolder:
             pass
         assert names(tmp_path / "target") == ["precious"]
         assert names(tmp_path) == ["out", "target"]
+
+
+class TestReplaceFolder:
+    def make(self, path: Path, name: str) -> Path:
+        path.mkdir(parents=True)
+        (path / name).touch()
+        return path
+
+    def test_new(self, tmp_path: Path) -> None:
+        replace_folder(self.make(tmp_path / "a" / "source", "new"), tmp_path / "target")
+        assert names(tmp_path / "target") == ["new"]
+        assert names(tmp_path) == ["a", "target"]
+        assert names(tmp_path / "a") == []
+
+    def test_the_old_one_goes(self, tmp_path: Path) -> None:
+        self.make(tmp_path / "target", "old")
+        (tmp_path / "target" / "sub").mkdir()
+        replace_folder(self.make(tmp_path / "source", "new"), tmp_path / "target")
+        assert names(tmp_path) == ["target"]
+        assert names(tmp_path / "target") == ["new"]
+
+    def test_no_source_and_the_old_one_is_kept(self, tmp_path: Path) -> None:
+        self.make(tmp_path / "target", "old")
+        with pytest.raises(FileNotFoundError):
+            replace_folder(tmp_path / "gone", tmp_path / "target")
+        assert [path.name for path in tmp_path.rglob("old")] == ["old"]
+
+    def test_a_file_or_a_link_is_in_the_way(self, tmp_path: Path) -> None:
+        source = self.make(tmp_path / "source", "new")
+        (tmp_path / "file").write_text("precious", encoding="utf-8")
+        (tmp_path / "link").symlink_to(self.make(tmp_path / "other", "precious"))
+        for name in ("file", "link"):
+            with pytest.raises(NotADirectoryError):
+                replace_folder(source, tmp_path / name)
+        assert names(tmp_path / "link") == ["precious"]
+        assert names(tmp_path) == ["file", "link", "other", "source"]

@@ -30,9 +30,9 @@ FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}
 #: The only imports between two parts of one floor: who, and whom. `compare` and `backends` are not here.
 NEIGHBOURS = {
     ("__main__", "cli"),
-    ("pytest_plugin", "cli"),  # the options of both are read alike
     ("doctor", "report"),  # harness.report.text, which makes any text safe to print
     ("progress", "report"),
+    ("run", "report"),  # the names of the files that a run replaces
     ("audio", "trace"),  # the names and digests that a manifest of clips shares with a trace
     ("checkpoints", "trace"),  # the writer of safetensors files
     ("checkpoints", "cases"),
@@ -53,6 +53,11 @@ BARE = {"harness.backends.inspect_main", "harness.backends.leg_main"}
 def module_name(path: Path) -> str:
     parts = ("harness", *path.relative_to(ROOT).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def id_of(module: str) -> str:
+    """Name a module in a test's id; `-k glm_asr` means the checks of parity, and none of these."""
+    return module.replace("glm_asr", "glm-asr")
 
 
 MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
@@ -107,7 +112,7 @@ def test_every_part_is_on_a_floor() -> None:
     assert parts == set(FLOOR), "put a new part of the house on its floor, above"
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", MODULES, ids=id_of)
 def test_imports_go_down(module: str) -> None:
     part = part_of(module)
     for other in parts_imported(module):
@@ -132,7 +137,7 @@ def test_comparing_and_capturing_do_not_know_each_other() -> None:
             assert "compare" not in parts_imported(module)
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", MODULES, ids=id_of)
 def test_only_a_leg_imports_a_stack(module: str) -> None:
     named = {name.split(".")[0] for name in IMPORTS[module]} & STACKS
     assert module in IN_A_LEG or not named, f"{module} imports {', '.join(sorted(named))}"
@@ -143,7 +148,7 @@ def test_modules_of_a_leg_exist() -> None:
         assert {name.split(".")[0] for name in IMPORTS[module]} & STACKS
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - IN_A_LEG))
+@pytest.mark.parametrize("module", sorted(set(MODULES) - IN_A_LEG), ids=id_of)
 def test_modules_of_a_leg_are_imported_in_a_leg_only(module: str) -> None:
     # `environment` also names the processor, and imports torch in a function that only a leg calls.
     heavy = IN_A_LEG - {"harness.backends.environment"}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import harness
 from harness.backends.legs import LegOutcome, run_leg
 from harness.backends.request import LegRequest
 from harness.trace.schema import CheckpointEntry, ClipEntry
@@ -16,6 +20,9 @@ from tests.unit.test_trace_folder import write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+ROOT = Path(harness.__file__).parent.parent
 
 
 def leg_request(folder: Path) -> LegRequest:
@@ -183,11 +190,80 @@ class TestTheEnd:
             )
         assert_gone(int((tmp_path / "leader").read_text(encoding="utf-8")))
 
+    @pytest.mark.parametrize(
+        ("line", "timeout"), [("exit 0", 60), ("exit 1", 60), ("kill -KILL $$", 60), ("exec sleep 1000", 0.5)]
+    )
+    def test_its_unfinished_trace_is_taken_away(self, tmp_path: Path, line: str, timeout: float) -> None:
+        traces = leg_request(tmp_path).trace.parent
+        others = [traces / name for name in (".vllm-cpu.1", ".hf-cpu", "hf-cpu.1", ".hf-cpu@old.1")]
+        for other in others:
+            other.mkdir(parents=True)
+        run_script(
+            tmp_path,
+            f"mkdir -p {traces}/.hf-cpu.a1/activations; touch {traces}/.hf-cpu.a1/activations/x",
+            f"mkdir {traces}/.hf-cpu.old.b2",
+            line,
+            timeout=timeout,
+        )
+        assert sorted(traces.iterdir()) == sorted(others)
+
+    def test_its_unfinished_trace_when_the_caller_is_interrupted(self, tmp_path: Path) -> None:
+        def interrupt(text: str) -> None:
+            raise KeyboardInterrupt(text)
+
+        traces = leg_request(tmp_path).trace.parent
+        with pytest.raises(KeyboardInterrupt):
+            run_script(
+                tmp_path,
+                f"mkdir {traces}/.hf-cpu.a1",
+                f"printf loading > {leg_request(tmp_path).progress}",
+                "exec sleep 1000",
+                progress=interrupt,
+            )
+        assert not list(traces.iterdir())
+
+
+class TestDieWith:
+    """A leg leads a session of its own: a harness that is killed could not end it."""
+
+    def start(self, code: str) -> subprocess.Popen[str]:
+        code = f"import os, subprocess, sys, time\nfrom harness.backends.leg_main import die_with\n{code}"
+        return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+    def test_the_kernel_ends_a_leg_whose_harness_was_killed(self) -> None:
+        leg = (
+            "from harness.backends.leg_main import die_with; import os, time; die_with(os.getppid()); "
+            "print(os.getpid(), flush=True); time.sleep(1000)"
+        )
+        start = f"subprocess.run([sys.executable, '-c', {leg!r}], start_new_session=True)"
+        with self.start(start) as harness:
+            assert harness.stdout is not None
+            pid = int(harness.stdout.readline())
+            assert is_running(pid)
+            harness.kill()
+        assert_gone(pid)
+
+    def test_a_harness_that_is_there(self) -> None:
+        with self.start("die_with(os.getppid()); print('on')") as leg:
+            assert leg.communicate(timeout=30)[0] == "on\n"
+        assert leg.returncode == 0
+
+    def test_a_harness_that_is_gone_already(self, capfd: pytest.CaptureFixture[str]) -> None:
+        with self.start("") as gone:
+            pass
+        with self.start(f"die_with({gone.pid}); print('on')") as leg:
+            assert leg.communicate(timeout=30)[0] == ""
+        assert leg.returncode == 1
+        assert capfd.readouterr().err == "the harness that asked for this leg is gone\n"
+
 
 class TestWhatItIsGiven:
     def test_the_request_and_nothing_to_read(self, tmp_path: Path) -> None:
-        ended = run_script(tmp_path, 'basename "$1"', f'cp "$2" {tmp_path}/request.json', "cat", 'echo "$#"')
-        assert ended.log_tail == ("leg_main.py", "2")
+        ended = run_script(
+            tmp_path, 'basename "$1"', f'cp "$2" {tmp_path}/request.json', "cat", 'echo "$# $3 $PPID"'
+        )
+        assert ended.log_tail == ("leg_main.py", f"3 {os.getpid()} {os.getpid()}")
         text = (tmp_path / "request.json").read_text(encoding="utf-8")
         assert LegRequest.model_validate_json(text) == leg_request(tmp_path)
 

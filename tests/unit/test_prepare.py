@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from harness.compare.plan import UNMAPPED, UNTRAINED
+from harness.checkpoints.random import RANDOM_MARK
+from harness.compare.plan import RATES, UNMAPPED, UNTRAINED
 from harness.errors import InputError
 from harness.run import TRAINED_TOKENS, UNTRAINED_TOKENS, RunOptions, plan_legs, prepare
 
@@ -184,19 +186,24 @@ class TestRates:
 
     def trained(self, folder: Path) -> str:
         built = prepare(options(folder / "build", audio=audio(folder / "audio", ("a", 1))))
+        (built.checkpoint.folder / RANDOM_MARK).unlink()
         return str(built.checkpoint.folder)
 
     def test_of_random_weights_are_not_gated(self, tmp_path: Path) -> None:
-        assert self.rates(prepared(tmp_path)) == {"wer": UNTRAINED, "cer": UNTRAINED}
+        assert self.rates(prepared(tmp_path)) == dict.fromkeys(RATES, UNTRAINED)
 
     def test_of_a_folder_are_gated(self, tmp_path: Path) -> None:
         found = prepared(tmp_path, checkpoint=self.trained(tmp_path))
-        assert self.rates(found) == {"wer": None, "cer": None}
+        assert self.rates(found) == dict.fromkeys(RATES)
 
     def test_without_transcripts(self, tmp_path: Path) -> None:
         clips = audio(tmp_path / "silent", ("a", 1), words=False)
         found = prepared(tmp_path, checkpoint=self.trained(tmp_path), audio=clips)
-        assert set(self.rates(found).values()) == {"no clip has a transcript to measure against"}
+        # One leg against the other needs no truth.
+        assert self.rates(found) == {
+            **dict.fromkeys(("wer", "cer"), "no clip has a transcript to measure against"),
+            **dict.fromkeys(("wer.between", "cer.between")),
+        }
 
     def test_transcripts_of_unsupported_clips_do_not_count(self, tmp_path: Path) -> None:
         clips = (
@@ -204,7 +211,17 @@ class TestRates:
             *audio(tmp_path / "words", ("short", 0.01)),
         )
         found = prepared(tmp_path, checkpoint=self.trained(tmp_path), audio=clips)
-        assert set(self.rates(found).values()) == {"no clip has a transcript to measure against"}
+        # One leg against the other needs no truth.
+        assert self.rates(found) == {
+            **dict.fromkeys(("wer", "cer"), "no clip has a transcript to measure against"),
+            **dict.fromkeys(("wer.between", "cer.between")),
+        }
+
+    def test_no_clip_that_can_run(self, tmp_path: Path) -> None:
+        clips = audio(tmp_path / "words", ("short", 0.01))
+        found = prepared(tmp_path, checkpoint=self.trained(tmp_path), audio=clips)
+        assert list(self.rates(found)) == list(RATES)
+        assert None not in self.rates(found).values()
 
 
 class TestUnsupported:
@@ -238,8 +255,10 @@ class TestPrepare:
     def test_length_of_the_transcripts(self, tmp_path: Path) -> None:
         random = prepared(tmp_path)
         assert random.max_new_tokens == UNTRAINED_TOKENS
-        folder = str(random.checkpoint.folder)
-        assert prepared(tmp_path, checkpoint=folder).max_new_tokens == TRAINED_TOKENS
+        folder = random.checkpoint.folder
+        assert prepared(tmp_path, checkpoint=str(folder)).max_new_tokens == UNTRAINED_TOKENS
+        (folder / RANDOM_MARK).unlink()
+        assert prepared(tmp_path, checkpoint=str(folder)).max_new_tokens == TRAINED_TOKENS
         assert prepared(tmp_path, max_new_tokens=3).max_new_tokens == 3
 
     def test_only_a_random_checkpoint_is_written(self, tmp_path: Path) -> None:
@@ -269,3 +288,31 @@ class TestPrepare:
         with pytest.raises(InputError, match=re.escape(said)):
             prepare(options(tmp_path / "out", **{"audio": clips, **changes}))
         assert not (tmp_path / "out").exists()
+
+
+class TestTolerances:
+    """A rule that is missing is said before legs are captured that nothing could judge."""
+
+    def refused(self, folder: Path, old: str, new: str, **changes: Any) -> str:  # noqa: ANN401
+        shipped = (resources.files("harness") / "tolerances.toml").read_text(encoding="utf-8")
+        assert old in shipped
+        (folder / "own.toml").write_text(shipped.replace(old, new), encoding="utf-8")
+        with pytest.raises(InputError) as caught:
+            prepared(folder, tolerances=folder / "own.toml", **changes)
+        return str(caught.value)
+
+    def test_no_rule_for_a_probe(self, tmp_path: Path) -> None:
+        said = self.refused(tmp_path, 'probes = "*"', 'probes = "encoder.*"')
+        assert said.startswith("the tolerances have no rule for probe ")
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+    def test_no_rule_at_the_dtype(self, tmp_path: Path, dtype: str) -> None:
+        other = {"float32": "float16"}.get(dtype, "float32")
+        said = self.refused(tmp_path, f'dtype = "{dtype}"', f'dtype = "{other}"', dtype=dtype)
+        assert re.match(rf"the tolerances have no rule for probe \S+ at {dtype}; add one", said)
+
+    def test_other_dtypes_need_none(self, tmp_path: Path) -> None:
+        shipped = (resources.files("harness") / "tolerances.toml").read_text(encoding="utf-8")
+        text = shipped.replace('dtype = "float16"', 'dtype = "bfloat16"')
+        (tmp_path / "own.toml").write_text(text, encoding="utf-8")
+        assert prepared(tmp_path, tolerances=tmp_path / "own.toml", dtype="bfloat16").plan

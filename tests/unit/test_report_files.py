@@ -7,7 +7,7 @@ import pytest
 
 import harness.report
 from harness.errors import InputError
-from harness.report import load_report, render_junit, render_markdown, write_report
+from harness.report import REPORT_FILES, load_report, render_junit, render_markdown, write_report
 from tests.unit.report_examples import crashed, empty, failing, passing, unsupported
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def test_a_report_written_is_read_back(example: Report, tmp_path: Path) -> None:
         "junit": folder / "junit.xml",
     }
     assert sorted(folder.iterdir()) == sorted(paths.values())
+    assert tuple(path.name for path in paths.values()) == REPORT_FILES
     assert load_report(paths["json"]) == example
     assert paths["markdown"].read_text(encoding="utf-8") == render_markdown(example)
     assert paths["junit"].read_text(encoding="utf-8") == render_junit(example)

@@ -12,6 +12,7 @@ from harness.report.markdown import LISTED, code, escape, fence
 from harness.report.text import plain
 from tests.unit.report_examples import (
     HOSTILE,
+    PAIR,
     check,
     crashed,
     empty,
@@ -102,8 +103,23 @@ def test_transcripts_are_folded_away() -> None:
     folded = output[output.index("<details>") : output.index("</details>")]
     assert "| truth | Hello, world. |" in folded
     assert "| `vllm-cpu` | 你好 world | 50.00% | 10.00% |" in folded
-    assert "**refused:** too long" in render_markdown(failing())
     assert "<details>" not in render_markdown(empty())
+
+
+def test_rates_of_legs_then_of_pairs() -> None:
+    output = render_markdown(passing())
+    rates = output[output.index("## WER") : output.index("## Notes")].strip().splitlines()
+    assert rates == [
+        "## WER and CER: legs against the truth, pairs against each other",
+        "",
+        "| leg or pair | clips | WER | CER |",
+        "| --- | --- | --- | --- |",
+        "| `hf-cpu` | 1 | 50.00% (1/2) | 10.00% (1/10) |",
+        "| `vllm-cpu` | 1 | 50.00% (1/2) | 10.00% (1/10) |",
+        f"| `{PAIR}` | 1 | 25.00% (1/2) | 12.50% (1/10) |",
+    ]
+    # What a pair said is what its legs said.
+    assert PAIR not in output[output.index("<details>") :]
 
 
 @pytest.mark.parametrize(

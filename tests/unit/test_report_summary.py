@@ -117,6 +117,11 @@ def test_a_leg_says_where_it_ran_and_on_what() -> None:
 
 
 def test_rates_count_all_clips_together() -> None:
-    found = LegTranscripts(wer=0.5, cer=None, clips=(clip("a"), clip("b"), clip("c", error="too long")))
+    found = LegTranscripts(wer=0.5, cer=None, clips=(clip("a"), clip("b"), clip("c")))
     assert summary.rates(found) == ("50.00% (3/6)", summary.NONE)
-    assert summary.clips_text(found) == "2, 1 refused"
+
+
+def test_legs_are_scored_before_pairs() -> None:
+    found = passing()
+    assert summary.scored(found) == {**found.transcripts, **found.between}
+    assert list(summary.scored(found)) == ["hf-cpu", "vllm-cpu", PAIR]

@@ -123,8 +123,15 @@ def test_what_became_of_a_captured_leg_is_shown() -> None:
     assert "hf-cpu: reused" in printed(report(legs=(leg("hf-cpu", reason="reused"),)))
 
 
+def test_rates_of_legs_then_of_pairs() -> None:
+    output = words(printed(passing()))
+    assert "WER and CER: legs against the truth, pairs against each other leg or pair clips WER CER" in output
+    legs = "hf-cpu 1 50.00% (1/2) 10.00% (1/10) vllm-cpu 1 50.00% (1/2) 10.00% (1/10)"
+    assert f"{legs} {PAIR} 1 25.00% (1/2) 12.50% (1/10)" in output
+
+
 def test_untrained_weights_are_named_beside_the_rates() -> None:
-    assert "untrained: no measure" in printed(failing())
+    assert "untrained: no measure of quality" in words(printed(failing()))
     assert "untrained" not in printed(passing())
 
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
-def check(kind: Kind, status: Status = "pass", message: str = "") -> CheckResult:
+def check(kind: Kind, status: Status = "pass", message: str = "", *, pair: str = "p") -> CheckResult:
     metric = BITWISE[0] if kind == "parameter" else ""
     return CheckResult(
-        id=f"{kind}-{status}",
+        id=f"{kind}-{status}-{pair}",
         kind=kind,
-        pair="p",
+        pair=pair,
         subject="s",
         status=status,
         metric=metric,
@@ -51,8 +51,12 @@ def leg(
 
 
 REFERENCE = leg("hf-cpu", required=True, reference=True)
+ESSENTIAL: tuple[Kind, ...] = ("parameter", "activation", "logits")
 ALL = [check(kind) for kind in KINDS]
-results = st.lists(st.builds(check, st.sampled_from(KINDS), st.sampled_from(STATUSES)), max_size=12)
+results = st.lists(
+    st.builds(check, st.sampled_from(KINDS), st.sampled_from(STATUSES), pair=st.sampled_from("pq")),
+    max_size=12,
+)
 
 
 def said(checks: list[CheckResult], *legs: LegReport, diagnosis: str = "") -> str:
@@ -104,15 +108,52 @@ class TestOutcome:
     def test_green_is_only_what_was_compared(self, checks: list[CheckResult]) -> None:
         if outcome(checks) == "pass":
             assert {result.status for result in checks} <= {"pass", "unsupported"}
-            assert {"parameter", "activation", "logits"} <= {
-                result.kind for result in checks if result.status == "pass"
-            }
+            compared = {r.pair for r in checks if r.status == "pass" and r.kind in ESSENTIAL}
+            assert compared
+            for pair in compared:
+                assert set(ESSENTIAL) <= {r.kind for r in checks if r.status == "pass" and r.pair == pair}
 
 
 def test_not_compared() -> None:
     assert not_compared([]) == ["parameters", "activations", "logits"]
     assert not_compared([check("parameter", "fail"), check("logits", "missing")]) == ["activations", "logits"]
     assert not_compared(ALL) == []
+
+
+class TestPairs:
+    @pytest.mark.parametrize("kind", ESSENTIAL)
+    def test_one_pairs_checks_do_not_stand_in_for_anothers(self, kind: Kind) -> None:
+        other = [check(each, pair="q") for each in ESSENTIAL if each != kind]
+        assert not_compared([*ALL, *other]) == [f"{kind}s".replace("logitss", "logits")]
+        assert outcome([*ALL, *other]) == "incomplete"
+        assert outcome([*ALL, *other, check(kind, pair="q")]) == "pass"
+        assert not_compared([*ALL, *other, check(kind, "fail", pair="q")]) == []
+
+    def test_zeros_alone_are_no_comparison_of_weights(self) -> None:
+        """Legs of two dtypes beside a good pair."""
+        other = [check("activation", pair="q"), check("logits", pair="q")]
+        for metric in ("elements not zero", "parameters without a canonical name", ""):
+            zero = check("parameter", pair="q").model_copy(update={"metric": metric})
+            assert not_compared([*ALL, zero, *other]) == ["parameters"]
+        for metric in BITWISE:
+            weighed = check("parameter", pair="q").model_copy(update={"metric": metric})
+            assert not_compared([*ALL, weighed, *other]) == []
+
+    @pytest.mark.parametrize("status", ["unsupported", "missing", "error"])
+    def test_pair_that_was_not_compared_at_all(self, status: Status) -> None:
+        """An optional leg that is not there."""
+        other = [check(kind, status, pair="q") for kind in KINDS]
+        assert not_compared([*ALL, *other]) == []
+        assert (outcome([*ALL, *other]) == "pass") == (status == "unsupported")
+
+    def test_legs_own_checks_are_no_pair(self) -> None:
+        assert outcome([*ALL, check("leg", pair="q"), check("features", pair="q-vs-librosa")]) == "pass"
+
+    def test_verdict_gives_the_reason_of_the_pair(self) -> None:
+        other = [check("activation", pair="q"), check("logits", pair="q")]
+        bits = check("parameter", "unsupported", "no bits to compare", pair="q")
+        assert said([*ALL, bits, *other]) == "no parameters compared: no bits to compare"
+        assert said([*ALL, *other]) == "no parameters compared"
 
 
 class TestVerdict:
