@@ -23,7 +23,7 @@ from harness.audio import samples_sha256
 from harness.cases import get_case
 from harness.compare.compare import compare_pair
 from harness.compare.features import log_mel
-from harness.compare.plan import FEATURES, LOGITS, Subject
+from harness.compare.plan import FEATURES, LOGITS, Scope
 from harness.compare.tolerance import load_tolerances
 from harness.run import captured_from
 from harness.trace import Manifest, Trace, TraceWriter
@@ -251,10 +251,10 @@ def _source(name: str, stack: Stack) -> str:
     return published
 
 
-def subject_of(trace: Trace) -> Subject:
+def scope_of(trace: Trace) -> Scope:
     """What a plan for this trace is derived from."""
     manifest = trace.manifest
-    return Subject(case=CASE, configs=CONFIGS, clips=manifest.clips, trained=manifest.checkpoint.trained)
+    return Scope(case=CASE, configs=CONFIGS, clips=manifest.clips, trained=manifest.checkpoint.trained)
 
 
 def leg_of(trace: Trace, *, role: Role = "candidate") -> CapturedLeg:
@@ -266,7 +266,7 @@ def compared(candidate: Trace, reference: Trace) -> dict[str, CheckResult]:
     """Compare a pair by the harness's own tolerances: results by ``PARAMETER``, ``CLIP/PROBE`` or rate."""
     names = (leg_of(candidate).name.identifier, leg_of(reference).name.identifier)
     results = compare_pair(
-        subject_of(reference), names=names, candidate=candidate, reference=reference, tolerances=TOLERANCES
+        scope_of(reference), names=names, candidate=candidate, reference=reference, tolerances=TOLERANCES
     )
     found = {
         f"{result.clip}/{result.subject}" if result.clip else result.subject: result for result in results

@@ -39,7 +39,7 @@ def compare_activations(
             continue
         clip = str(check.clip)
         results.append(
-            judge(
+            judge_tensor(
                 check,
                 candidate=candidate.activation(clip=clip, probe=check.subject),
                 reference=reference.activation(clip=clip, probe=check.subject),
@@ -50,7 +50,7 @@ def compare_activations(
     return results
 
 
-def judge(
+def judge_tensor(
     check: PlannedCheck,
     *,
     candidate: RawTensor | None,

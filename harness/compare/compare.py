@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.compare.features import LibrosaFeatures
-    from harness.compare.plan import PlannedCheck, Subject
+    from harness.compare.plan import PlannedCheck, Scope
     from harness.compare.result import CheckResult
     from harness.compare.tolerance import Tolerances
     from harness.trace import Manifest, Trace
@@ -70,7 +70,7 @@ def _short(value: object) -> str:
 
 
 def compare_pair(
-    subject: Subject,
+    scope: Scope,
     *,
     names: tuple[str, str],
     candidate: Trace,
@@ -83,12 +83,12 @@ def compare_pair(
         TraceError: the traces are not comparable.
     """
     check_comparable(candidate.manifest, reference.manifest)
-    planned = plan_pair(subject, candidate=names[0], reference=names[1])
+    planned = plan_pair(scope, candidate=names[0], reference=names[1])
 
     def of(*kinds: str) -> list[PlannedCheck]:
         return [check for check in planned if check.kind in kinds]
 
-    parameters = subject.case.parameters(subject.configs)
+    parameters = scope.case.parameters(scope.configs)
     return [
         *compare_parameters(of("parameter"), parameters=parameters, candidate=candidate, reference=reference),
         *compare_activations(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.audio import samples_sha256
-from harness.compare.activations import judge
+from harness.compare.activations import judge_tensor
 from harness.compare.plan import LIBROSA
 from harness.trace.tensors import RawTensor, bfloat16_words
 
@@ -105,7 +105,7 @@ def compare_features(
             results.append(check.result("fail", message))
             continue
         results.append(
-            judge(
+            judge_tensor(
                 check,
                 candidate=trace.activation(clip=clip, probe=check.subject),
                 reference=features.of(clip, samples, dtype=dtype),

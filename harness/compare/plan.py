@@ -64,7 +64,7 @@ class PlannedCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class Scope:
     """What a plan is derived from; the same for every leg of a run."""
 
     case: Case
@@ -78,9 +78,9 @@ def pair_name(candidate: str, reference: str) -> str:
     return f"{candidate}-vs-{reference}"
 
 
-def plan_leg(subject: Subject, *, leg: str) -> tuple[PlannedCheck, ...]:
+def plan_leg(scope: Scope, *, leg: str) -> tuple[PlannedCheck, ...]:
     """The checks of one leg by itself: that it ran, and its features against librosa's."""
-    case = subject.case.name
+    case = scope.case.name
     pair = pair_name(leg, LIBROSA)
     return (
         PlannedCheck(id=f"{case}-leg-{leg}", kind="leg", pair=leg, subject="leg"),
@@ -93,15 +93,15 @@ def plan_leg(subject: Subject, *, leg: str) -> tuple[PlannedCheck, ...]:
                 clip=clip.id,
                 unsupported=clip.unsupported,
             )
-            for clip in subject.clips
+            for clip in scope.clips
         ),
     )
 
 
-def plan_pair(subject: Subject, *, candidate: str, reference: str) -> tuple[PlannedCheck, ...]:
+def plan_pair(scope: Scope, *, candidate: str, reference: str) -> tuple[PlannedCheck, ...]:
     """The checks of a candidate leg against a reference leg, from cheap to dear."""
-    case, pair = subject.case, pair_name(candidate, reference)
-    names = [parameter.name for parameter in case.parameters(subject.configs)]
+    case, pair = scope.case, pair_name(candidate, reference)
+    names = [parameter.name for parameter in case.parameters(scope.configs)]
     checks = [
         PlannedCheck(id=f"{case.name}-{name}-{pair}", kind="parameter", pair=pair, subject=name)
         for name in (*names, UNMAPPED)
@@ -115,8 +115,8 @@ def plan_pair(subject: Subject, *, candidate: str, reference: str) -> tuple[Plan
             clip=clip.id,
             unsupported=clip.unsupported,
         )
-        for clip in subject.clips
-        for probe in case.probes(subject.configs)
+        for clip in scope.clips
+        for probe in case.probes(scope.configs)
     ]
     checks += [
         PlannedCheck(
@@ -124,29 +124,27 @@ def plan_pair(subject: Subject, *, candidate: str, reference: str) -> tuple[Plan
             kind="transcript",
             pair=pair,
             subject=rate,
-            unsupported=_ungated(subject, rate),
+            unsupported=_ungated(scope, rate),
         )
         for rate in RATES
     ]
     return tuple(checks)
 
 
-def plan_run(subject: Subject, *, reference: str, candidates: Sequence[str]) -> tuple[PlannedCheck, ...]:
+def plan_run(scope: Scope, *, reference: str, candidates: Sequence[str]) -> tuple[PlannedCheck, ...]:
     """Every check of a run: each leg once, then each candidate against the reference."""
-    checks = [check for leg in (reference, *candidates) for check in plan_leg(subject, leg=leg)]
+    checks = [check for leg in (reference, *candidates) for check in plan_leg(scope, leg=leg)]
     for candidate in candidates:
-        checks += plan_pair(subject, candidate=candidate, reference=reference)
+        checks += plan_pair(scope, candidate=candidate, reference=reference)
     return tuple(checks)
 
 
-def _ungated(subject: Subject, rate: str) -> str | None:
-    if not subject.trained:
+def _ungated(scope: Scope, rate: str) -> str | None:
+    if not scope.trained:
         return UNTRAINED
     unit, _, between = rate.partition(".")
     known = [
-        clip
-        for clip in subject.clips
-        if clip.unsupported is None and (between or clip.transcript is not None)
+        clip for clip in scope.clips if clip.unsupported is None and (between or clip.transcript is not None)
     ]
     if not known:
         return "no clip has a transcript to measure against"

@@ -104,7 +104,7 @@ def capture_leg(
         clips=prepared.entries,
         audio=audio,
         prompt_token_ids=checkpoint.prompt_token_ids,
-        stop_token_ids=prepared.subject.case.stop_token_ids(checkpoint.configs),
+        stop_token_ids=prepared.scope.case.stop_token_ids(checkpoint.configs),
         max_new_tokens=prepared.max_new_tokens,
         seed=options.seed,
         trace=out / "traces" / name,

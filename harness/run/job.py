@@ -32,9 +32,9 @@ def run(prepared: Prepared, *, progress: Callable[[str, str], None]) -> Report:
     legs = [capture_leg(leg, prepared, audio=audio, progress=progress) for leg in prepared.legs]
     captured = time.monotonic()
     progress("compare", f"{len(prepared.plan)} checks")
-    checks = judge(prepared.subject, legs=legs, tolerances=prepared.tolerances)
+    checks = judge(prepared.scope, legs=legs, tolerances=prepared.tolerances)
     return make_report(
-        prepared.subject,
+        prepared.scope,
         legs=legs,
         checks=checks,
         dtype=options.dtype,

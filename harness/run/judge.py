@@ -13,7 +13,7 @@ from harness.compare.activations import first_divergence
 from harness.compare.compare import compare_leg, compare_pair
 from harness.compare.diagnosis import diagnose
 from harness.compare.features import LibrosaFeatures
-from harness.compare.plan import PlannedCheck, Subject, pair_name, plan_leg, plan_pair
+from harness.compare.plan import PlannedCheck, Scope, pair_name, plan_leg, plan_pair
 from harness.compare.result import Report
 from harness.compare.tolerance import load_tolerances
 from harness.compare.transcripts import score_between, score_leg
@@ -30,19 +30,17 @@ if TYPE_CHECKING:
     from harness.trace.schema import CheckpointEntry, DType
 
 
-def judge(
-    subject: Subject, *, legs: Sequence[CapturedLeg], tolerances: Tolerances
-) -> tuple[CheckResult, ...]:
+def judge(scope: Scope, *, legs: Sequence[CapturedLeg], tolerances: Tolerances) -> tuple[CheckResult, ...]:
     """Give every planned check a result. The reference is the first of ``legs``.
 
     Raises:
         TraceError: two traces are not comparable.
     """
     reference, candidates = legs[0], legs[1:]
-    features = LibrosaFeatures(subject.case.feature_spec(subject.configs))
+    features = LibrosaFeatures(scope.case.feature_spec(scope.configs))
     checks: list[CheckResult] = []
     for leg in legs:
-        planned = plan_leg(subject, leg=leg.name.identifier)
+        planned = plan_leg(scope, leg=leg.name.identifier)
         checks += (
             _without(planned, leg)
             if leg.trace is None
@@ -52,7 +50,7 @@ def judge(
         names = leg.name.identifier, reference.name.identifier
         if leg.trace is not None and reference.trace is not None:
             checks += compare_pair(
-                subject,
+                scope,
                 names=names,
                 candidate=leg.trace,
                 reference=reference.trace,
@@ -60,7 +58,7 @@ def judge(
             )
         else:
             lacking = leg if leg.trace is None else reference
-            checks += _without(plan_pair(subject, candidate=names[0], reference=names[1]), lacking)
+            checks += _without(plan_pair(scope, candidate=names[0], reference=names[1]), lacking)
     return tuple(checks)
 
 
@@ -76,7 +74,7 @@ def _without(planned: Sequence[PlannedCheck], leg: CapturedLeg) -> list[CheckRes
 
 
 def make_report(
-    subject: Subject,
+    scope: Scope,
     *,
     legs: Sequence[CapturedLeg],
     checks: tuple[CheckResult, ...],
@@ -87,7 +85,7 @@ def make_report(
 ) -> Report:
     """Put results, legs and verdict together."""
     pairs = [pair_name(leg.name.identifier, legs[0].name.identifier) for leg in legs[1:]]
-    probes = subject.case.probes(subject.configs)
+    probes = scope.case.probes(scope.configs)
     divergences = {pair: first_divergence(checks, probes=probes, pair=pair) for pair in pairs}
     red = [pair for pair in pairs if any(check.pair == pair and check.status == "fail" for check in checks)]
     # One pair's story is told; a leg's own checks belong to every pair.
@@ -99,17 +97,17 @@ def make_report(
     reports = tuple(leg.report for leg in legs)
     result = outcome(checks)
     notes = []
-    if not subject.trained:
+    if not scope.trained:
         notes.append(
             "WER, CER and tokens are reported and not gated: the weights are random, their logits have near "
             "ties everywhere, and their transcripts mean nothing."
         )
-    notes += [f"clip {clip.id}: {clip.unsupported}" for clip in subject.clips if clip.unsupported]
+    notes += [f"clip {clip.id}: {clip.unsupported}" for clip in scope.clips if clip.unsupported]
     return Report(
         harness=__version__,
         created=datetime.now(tz=UTC).isoformat(timespec="seconds"),
         command=command or tuple(sys.argv),
-        case=subject.case.name,
+        case=scope.case.name,
         checkpoint=checkpoint.source,
         checkpoint_digest=checkpoint.digest,
         trained=checkpoint.trained,
@@ -121,7 +119,7 @@ def make_report(
         notes=tuple(notes),
         first_divergence=divergence,
         legs=reports,
-        clips=subject.clips,
+        clips=scope.clips,
         counts=count(checks),
         checks=checks,
         transcripts={leg.report.name: score_leg(leg.trace) for leg in legs if leg.trace is not None},
@@ -156,15 +154,15 @@ def judge_traces(
         for index, trace in enumerate(opened)
     ]
     manifest = opened[0].manifest
-    subject = Subject(
+    scope = Scope(
         case=get_case(manifest.case),
         configs=manifest.checkpoint.config,
         clips=manifest.clips,
         trained=manifest.checkpoint.trained,
     )
-    checks = judge(subject, legs=legs, tolerances=rules)
+    checks = judge(scope, legs=legs, tolerances=rules)
     return make_report(
-        subject,
+        scope,
         legs=legs,
         checks=checks,
         dtype=manifest.dtype,

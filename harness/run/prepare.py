@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.audio import load_clips
 from harness.cases import get_case
 from harness.checkpoints.checkpoint import resolve_checkpoint
-from harness.compare.plan import FEATURES, RATES, PlannedCheck, Subject, plan_run
+from harness.compare.plan import FEATURES, RATES, PlannedCheck, Scope, plan_run
 from harness.compare.tolerance import load_tolerances
 from harness.run.options import Leg, RunOptions, plan_legs
 from harness.trace.schema import ClipEntry
@@ -31,7 +31,7 @@ class Prepared:
     checkpoint: Checkpoint
     clips: tuple[Clip, ...]
     entries: tuple[ClipEntry, ...]
-    subject: Subject
+    scope: Scope
     tolerances: Tolerances
     max_new_tokens: int
     plan: tuple[PlannedCheck, ...]
@@ -71,7 +71,7 @@ def prepare(options: RunOptions, *, single: bool = False) -> Prepared:
     tolerances.for_features(FEATURES, dtype=options.dtype)
     for rate in RATES if checkpoint.trained else ():
         tolerances.for_rate(rate, dtype=options.dtype)
-    subject = Subject(case=case, configs=checkpoint.configs, clips=entries, trained=checkpoint.trained)
+    scope = Scope(case=case, configs=checkpoint.configs, clips=entries, trained=checkpoint.trained)
     identifiers = [leg.name.identifier for leg in legs]
     return Prepared(
         options=options,
@@ -79,8 +79,8 @@ def prepare(options: RunOptions, *, single: bool = False) -> Prepared:
         checkpoint=checkpoint,
         clips=clips,
         entries=entries,
-        subject=subject,
+        scope=scope,
         tolerances=tolerances,
         max_new_tokens=max_new_tokens,
-        plan=plan_run(subject, reference=identifiers[0], candidates=identifiers[1:]),
+        plan=plan_run(scope, reference=identifiers[0], candidates=identifiers[1:]),
     )

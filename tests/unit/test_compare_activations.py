@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.compare.activations import coarser_dtype, first_divergence, judge
+from harness.compare.activations import coarser_dtype, first_divergence, judge_tensor
 from harness.compare.plan import LOGITS, PlannedCheck
 from harness.compare.tolerance import TensorRule
 from harness.trace.tensors import RawTensor
@@ -51,7 +51,7 @@ def judged(
     rule = TensorRule(
         dtype="float32", origin="made up for this test", probes="*", relative_l2=l2, relative_max=most
     )
-    return judge(
+    return judge_tensor(
         CHECK,
         candidate=None if candidate is None else RawTensor.of(candidate),
         reference=None if reference is None else RawTensor.of(reference),

@@ -28,7 +28,7 @@ from tests.synthetic import (
     noise,
     put,
     rounded,
-    subject_of,
+    scope_of,
     write_trace,
 )
 
@@ -45,7 +45,7 @@ DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
 
 def of_leg(trace: Trace) -> list[CheckResult]:
     """The checks of a leg by itself: that it ran, then its features of each clip."""
-    planned = plan_leg(subject_of(trace), leg=leg_of(trace).name.identifier)
+    planned = plan_leg(scope_of(trace), leg=leg_of(trace).name.identifier)
     checks = compare_leg(planned, trace=trace, features=LibrosaFeatures(SPEC), tolerances=TOLERANCES)
     assert [check.id for check in checks] == [check.id for check in planned]
     assert (checks[0].kind, checks[0].status) == ("leg", "pass")

@@ -25,7 +25,7 @@ from tests.synthetic import (
     leg_of,
     make_clip,
     put,
-    subject_of,
+    scope_of,
     together,
     write_pair,
     write_trace,
@@ -47,7 +47,7 @@ def report_of(reference: Trace, *candidates: Trace) -> Report:
         reference.path, [trace.path for trace in candidates], tolerances=None, command=("harness",)
     )
     identifiers = [LegName.parse(leg.name).identifier for leg in report.legs]
-    plan = plan_run(subject_of(reference), reference=identifiers[0], candidates=identifiers[1:])
+    plan = plan_run(scope_of(reference), reference=identifiers[0], candidates=identifiers[1:])
     assert_kept(report.checks, [check.id for check in plan])
     return report
 
@@ -343,14 +343,14 @@ def gone(name: str, status: LegStatus, *, required: bool, role: str = "candidate
 
 def reported(*legs: CapturedLeg, clips_of: Trace) -> Report:
     """Judge legs of which some have no trace; the plan is kept."""
-    subject = subject_of(clips_of)
-    checks = judge(subject, legs=legs, tolerances=TOLERANCES)
+    scope = scope_of(clips_of)
+    checks = judge(scope, legs=legs, tolerances=TOLERANCES)
     identifiers = [leg.name.identifier for leg in legs]
-    plan = plan_run(subject, reference=identifiers[0], candidates=identifiers[1:])
+    plan = plan_run(scope, reference=identifiers[0], candidates=identifiers[1:])
     assert_kept(checks, [check.id for check in plan])
     manifest = clips_of.manifest
     return make_report(
-        subject,
+        scope,
         legs=legs,
         checks=checks,
         dtype=manifest.dtype,
@@ -465,8 +465,8 @@ class TestLegsWithoutTrace:
 
 
 def test_plan_is_what_the_case_and_the_clips_say(tmp_path: Path) -> None:
-    subject = subject_of(write_trace(tmp_path / "a"))
-    plan = plan_run(subject, reference="hf_cpu", candidates=["vllm_cpu", "vllm_cpu@0.19.1"])
+    scope = scope_of(write_trace(tmp_path / "a"))
+    plan = plan_run(scope, reference="hf_cpu", candidates=["vllm_cpu", "vllm_cpu@0.19.1"])
     kinds = Counter((check.pair, check.kind) for check in plan)
     parameters = len(CASE.parameters(CONFIGS)) + 1
     expected: dict[tuple[str, str], int] = {}

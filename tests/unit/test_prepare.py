@@ -147,7 +147,7 @@ class TestPlan:
 
     def test_every_parameter_and_every_probe_of_every_clip(self, tmp_path: Path) -> None:
         found = prepared(tmp_path)
-        case, configs = found.subject.case, found.checkpoint.configs
+        case, configs = found.scope.case, found.checkpoint.configs
         parameters = [check.subject for check in found.plan if check.kind == "parameter"]
         assert parameters == [*(parameter.name for parameter in case.parameters(configs)), UNMAPPED]
         probes = [probe.name for probe in case.probes(configs)]
