@@ -35,7 +35,9 @@ def check(
     pair: str = PAIR,
 ) -> CheckResult:
     id_ = f"glm_asr-{clip}-{subject}-{pair}"
-    return CheckResult(id=id_, kind=kind, pair=pair, subject=subject, clip=clip, status=status, message=message)
+    return CheckResult(
+        id=id_, kind=kind, pair=pair, subject=subject, clip=clip, status=status, message=message
+    )
 
 
 def biases(*layers: int, name: str = "k_proj.bias") -> list[CheckResult]:
