@@ -85,9 +85,12 @@ def _options(
 @app.command()
 def run(
     case: Case = "glm_asr",
-    reference: Annotated[str, typer.Option(help="Leg that the others are compared with.")] = "hf-cpu",
+    reference: Annotated[
+        str, typer.Option(help="Leg that the others are compared with: hf-cpu, hf-cuda, vllm-cpu, vllm-cuda.")
+    ] = "hf-cpu",
     candidate: Annotated[
-        list[str] | None, typer.Option(help="Leg to judge, BACKEND or BACKEND@LABEL; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Leg to judge, BACKEND or BACKEND@LABEL; may be repeated. Default: vllm-cpu."),
     ] = None,
     require: Annotated[
         list[str] | None, typer.Option(help="Leg without which the run is incomplete; may be repeated.")
@@ -109,11 +112,11 @@ def run(
     """Capture every leg, compare, and write a report.
 
     Examples:
-      harness run
+      glm-asr-harness run
 
-      harness run --dtype bfloat16 --out nightly --require vllm-cuda
+      glm-asr-harness run --dtype bfloat16 --out nightly --require vllm-cuda
 
-      harness run --candidate vllm-cpu@mine --python vllm-cpu@mine=/venvs/vllm-main/bin/python
+      glm-asr-harness run --candidate vllm-cpu@mine --python vllm-cpu@mine=/venvs/vllm-main/bin/python
     """
     from harness.progress import Progress
     from harness.report import write_report
@@ -163,7 +166,7 @@ def capture(
     """Capture one leg into a trace, to be compared here or on another machine.
 
     Example:
-      harness capture --backend hf-cuda --out traces/hf-cuda --dtype bfloat16
+      glm-asr-harness capture --backend hf-cuda --out traces/hf-cuda --dtype bfloat16
     """
     from harness.progress import Progress
     from harness.run import RunOptions, capture_one
@@ -198,7 +201,7 @@ def compare(
     """Compare traces on disk; needs no backend.
 
     Example:
-      harness compare traces/hf-cpu traces/vllm-cuda --out report
+      glm-asr-harness compare traces/hf-cpu traces/vllm-cuda --out report
     """
     from harness.report import write_report
     from harness.report.terminal import print_report

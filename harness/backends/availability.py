@@ -106,6 +106,8 @@ def _inspect(interpreter: str) -> dict[str, Any]:
             return found
         else:
             problem = "it does not answer as a Python does"
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except ValueError:
+        problem = "it does not answer as a Python interpreter does"
+    except (OSError, subprocess.TimeoutExpired) as error:
         problem = str(error)
     return {"error": f"{interpreter} does not run: {problem}"}

@@ -40,7 +40,7 @@ def _capture(request: LegRequest, progress: Callable[[str], None]) -> None:
     # The checkpoint is a local folder by now: no leg has business on a network.
     os.environ["HF_HUB_OFFLINE"] = "1"
     clock, started = time.perf_counter(), datetime.now(tz=UTC)
-    progress(f"importing {request.stack}")
+    progress(f"importing {'transformers' if request.stack == 'hf' else 'vllm'}")
     backend = _backend(request, progress)
     imported = time.perf_counter()
     from harness.backends.environment import describe

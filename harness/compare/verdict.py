@@ -84,6 +84,14 @@ def verdict(checks: Sequence[CheckResult], *, legs: Sequence[LegReport], diagnos
             f"{counts['missing'] + counts['error']} of {len(checks)} checks have no result: {first.message}"
         )
     agree = "agrees" if len(candidates) == 1 else "agree"
-    return f"{', '.join(candidates)} {agree} with {reference}: {counts['pass']} checks passed" + (
-        f", {counts['unsupported']} not gated or not supported" if counts["unsupported"] else ""
+    compared = {check.pair for check in checks if check.status == "pass"}
+    ungated = sum(check.status == "unsupported" and check.pair in compared for check in checks)
+    return (
+        f"{', '.join(candidates)} {agree} with {reference}: {counts['pass']} checks passed"
+        + (f", {ungated} not gated or not supported" if ungated else "")
+        + "".join(
+            f"; {leg.name}, not required, did not run: {leg.reason}"
+            for leg in legs
+            if leg.status == "unavailable"
+        )
     )

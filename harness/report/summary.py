@@ -131,6 +131,8 @@ def check_name(check: CheckResult) -> str:
 
 def comparison(check: CheckResult) -> str:
     """Return the numbers of a check: ``max_abs 6e+07, allowed 0, at [12]``, or its message without any."""
+    if check.status == "pass" and check.measured == 0:
+        return "all exactly equal"
     if check.measured is None and check.allowed is None:
         return check.message or (f"at {check.where}" if check.where else "")
     parts = [f"{check.metric or 'measured'} {number(check.measured)}", f"allowed {number(check.allowed)}"]

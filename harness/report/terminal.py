@@ -112,8 +112,8 @@ def _legs(report: Report, *, verbose: bool) -> Iterator[RenderableType]:
 
 def _leg_end(leg: LegReport, *, verbose: bool) -> Iterator[RenderableType]:
     if leg.status != "captured":
-        need = "required" if leg.required else "not required"
-        yield _text(f"{leg.name} ({need}) {leg.status}: {leg.reason or 'no reason given'}")
+        need = " (required)" if leg.required else " (not required)" if leg.status == "unavailable" else ""
+        yield _text(f"{leg.name}{need} {leg.status}: {leg.reason or 'no reason given'}")
     elif leg.reason:
         yield _text(f"{leg.name}: {leg.reason}")
     if leg.status == "error":

@@ -18,6 +18,7 @@ from harness.compare.result import Report
 from harness.compare.tolerance import load_tolerances
 from harness.compare.transcripts import score_between, score_leg
 from harness.compare.verdict import EXIT_CODES, count, outcome, verdict
+from harness.errors import InputError
 from harness.run.capture import CapturedLeg, captured_from
 from harness.trace import Trace
 
@@ -141,6 +142,9 @@ def judge_traces(
         InputError: a trace is not complete, was changed, or did other work than the reference.
     """
     rules = load_tolerances(tolerances)
+    if reference.resolve() in (path.resolve() for path in candidates):
+        msg = f"{reference} is compared with itself; give another trace"
+        raise InputError(msg)
     started = time.monotonic()
     opened = [Trace(path) for path in (reference, *candidates)]
     names = [trace.manifest.leg for trace in opened]

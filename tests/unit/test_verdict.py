@@ -163,7 +163,8 @@ class TestVerdict:
     def test_pass_with_what_was_not_gated(self) -> None:
         legs = [leg(), leg("vllm-cuda"), leg("hf-cuda", "unavailable", reason="no GPU")]
         assert said([*ALL, check("transcript", "unsupported")], *legs) == (
-            "vllm-cpu, vllm-cuda agree with hf-cpu: 6 checks passed, 1 not gated or not supported"
+            "vllm-cpu, vllm-cuda agree with hf-cpu: 6 checks passed, 1 not gated or not supported; "
+            "hf-cuda, not required, did not run: no GPU"
         )
 
     def test_fail_comes_before_everything(self) -> None:
