@@ -196,6 +196,8 @@ def _run(config: pytest.Config) -> None:
     shown: AbstractContextManager[object] = (
         capture.global_and_fixture_disabled() if capture is not None else nullcontext()
     )
+    if (terminal := config.pluginmanager.getplugin("terminalreporter")) is not None:
+        terminal.ensure_newline()
     with shown, Progress() as progress, claimed(options.out):
         write_report(run(prepare(options), progress=progress), options.out)
 

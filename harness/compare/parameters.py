@@ -42,6 +42,10 @@ def compare_parameters(
 BITWISE = ("elements that differ", "rows that differ")
 
 
+#: A vLLM leg is built in memory filled with NaN (:mod:`harness.backends.vllm_loader`).
+_UNWRITTEN = "; what vLLM's loader never wrote is NaN"
+
+
 class _Pair:
     """Two traces, and where in the reference each digest is found."""
 
@@ -111,10 +115,11 @@ class _Pair:
     def _not_finite(self, check: PlannedCheck, record: ParameterRecord, trace: Trace) -> CheckResult:
         values = trace.parameter_values(record.name)
         where = "" if values is None else _ranges(np.flatnonzero(~np.isfinite(values)))
+        hint = _UNWRITTEN if trace.manifest.backend.startswith("vllm") else ""
         return check.result(
             "fail",
             f"{record.source} on {trace.manifest.leg}: {record.non_finite} of {_size(record)} elements are "
-            f"NaN or Inf{f' at {where}' if where else ''}",
+            f"NaN or Inf{f' at {where}' if where else ''}{hint}",
             metric="elements not finite",
             measured=record.non_finite,
             allowed=0,

@@ -136,6 +136,7 @@ def _open(report: Report) -> Iterator[str]:
     checks = summary.open_checks(report)
     if not checks:
         return
+    groups = summary.alike(checks)[:LISTED]
     yield f"## Not passed ({len(checks)})"
     yield table(
         ("status", "check", "measured", "allowed", "where", "message"),
@@ -146,13 +147,13 @@ def _open(report: Report) -> Iterator[str]:
                 summary.number(check.measured),
                 summary.number(check.allowed),
                 code(check.where),
-                escape(check.message),
+                escape(check.message) + (f" (and {number - 1} more)" if number > 1 else ""),
             )
-            for check in checks[:LISTED]
+            for check, number in groups
         ),
     )
-    if len(checks) > LISTED:
-        yield f"… and {len(checks) - LISTED} more, in `report.json`."
+    if left := len(checks) - sum(number for _, number in groups):
+        yield f"… and {left} more, in `report.json`."
 
 
 def _unsupported(report: Report) -> Iterator[str]:

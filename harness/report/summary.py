@@ -115,6 +115,14 @@ def open_checks(report: Report) -> list[CheckResult]:
     return sorted(found, key=lambda check: (OPEN.index(check.status), KINDS.index(check.kind)))
 
 
+def alike(checks: Iterable[CheckResult]) -> list[tuple[CheckResult, int]]:
+    """Return the first check of each status and message, and how many there are: one cause, one line."""
+    groups: dict[tuple[Status, str], list[CheckResult]] = {}
+    for check in checks:
+        groups.setdefault((check.status, check.message or check.id), []).append(check)
+    return [(found[0], len(found)) for found in groups.values()]
+
+
 def unsupported_reasons(report: Report) -> list[tuple[str, int]]:
     """Return each reason why checks were unsupported, with how many it stopped, most first."""
     reasons = Counter(

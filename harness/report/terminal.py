@@ -157,17 +157,18 @@ def _open(report: Report, *, verbose: bool) -> Iterator[RenderableType]:
     if not checks:
         return
     yield Text(f"Not passed ({len(checks)})", style="bold")
-    shown = checks if verbose else checks[:LISTED]
+    groups = [(check, 1) for check in checks] if verbose else summary.alike(checks)[:LISTED]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for check in shown:
+    for check, number in groups:
         numbers = summary.comparison(check) if verbose or not check.message else ""
-        lines = dict.fromkeys((check.id, check.message, numbers))
+        more = f"and {number - 1} more for the same reason" if number > 1 else ""
+        lines = dict.fromkeys((check.id, check.message, numbers, more))
         table.add_row(_status(check.status), Text("\n").join(_text(line) for line in lines if line))
     yield table
-    if len(shown) < len(checks):
-        yield Text(f"… and {len(checks) - len(shown)} more (-v lists all)")
+    if left := len(checks) - sum(number for _, number in groups):
+        yield Text(f"… and {left} more (-v lists all)")
 
 
 def _unsupported(report: Report) -> Iterator[RenderableType]:

@@ -65,6 +65,7 @@ def test_a_k_bias_that_nobody_wrote(
             f"layers.{index}.self_attn.qkv_proj.bias[128:256] on vllm-cpu: 128 of 128 elements"
             in check.message
         )
+        assert check.message.endswith("NaN or Inf at [0:128]; what vLLM's loader never wrote is NaN")
         assert check.where == "[0:128]"
     assert "layers.0-1.k_proj.bias" in report.verdict
     assert report.first_divergence is not None

@@ -125,3 +125,16 @@ def test_legs_are_scored_before_pairs() -> None:
     found = passing()
     assert summary.scored(found) == {**found.transcripts, **found.between}
     assert list(summary.scored(found)) == ["hf-cpu", "vllm-cpu", PAIR]
+
+
+def test_one_cause_is_one_line() -> None:
+    gone = [check(f"probe{number}", status="missing", message="leg vllm-cpu is gone") for number in range(3)]
+    silent = [check(f"quiet{number}", status="missing", message="") for number in range(2)]
+    failed = check("probe9", status="fail", message="leg vllm-cpu is gone")
+    found = summary.alike([failed, *gone, *silent])
+    assert [(first.subject, number) for first, number in found] == [
+        ("probe9", 1),
+        ("probe0", 3),
+        ("quiet0", 1),
+        ("quiet1", 1),
+    ]
