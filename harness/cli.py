@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -264,4 +265,12 @@ def _stop(message: str, code: ExitCode) -> NoReturn:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    class Output(Console):
+        """Standard output, whose reader may leave (``| head``): the exit code still says how it ended."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+    return Output()
