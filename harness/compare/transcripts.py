@@ -162,32 +162,31 @@ def compare_transcripts(
 def _measure(candidate: Trace, reference: Trace) -> dict[str, _Measured]:
     ours, theirs, between = score_leg(candidate), score_leg(reference), score_between(candidate, reference)
     legs = candidate.manifest.leg, reference.manifest.leg
-    found = {}
-    for name, rates, rate in (
-        ("wer", (ours.wer, theirs.wer), between.wer),
-        ("cer", (ours.cer, theirs.cer), between.cer),
-    ):
-        upper = name.upper()
-        own, other = rates
-        found[name] = (
-            _Measured(value=None, metric="change", text="")
-            if own is None or other is None
-            else _Measured(
-                value=abs(own - other),
-                metric="change",
-                text=f"{upper} {own:.2%} on {legs[0]}, {other:.2%} on {legs[1]}",
-            )
-        )
-        value = rate
-        if rate is None and between.clips:
-            # The reference leg heard nothing at all: a candidate leg that did is as wrong as can be.
-            value = float(any(clip.hypothesis_normalised for clip in ours.clips))
-        found[f"{name}.between"] = _Measured(
-            value=value,
-            metric="rate",
-            text="" if value is None else f"{upper} {value:.2%} of {legs[0]} against {legs[1]}",
-        )
-    return found
+    words, characters = (
+        [count for count in counts if count is not None]
+        for counts in ([clip.words for clip in between.clips], [clip.characters for clip in between.clips])
+    )
+    return {
+        "wer": _change("WER", ours.wer, theirs.wer, legs),
+        "cer": _change("CER", ours.cer, theirs.cer, legs),
+        "wer.between": _between("WER", between.wer, words, legs),
+        "cer.between": _between("CER", between.cer, characters, legs),
+    }
+
+
+def _change(name: str, ours: float | None, theirs: float | None, legs: tuple[str, str]) -> _Measured:
+    if ours is None or theirs is None:
+        return _Measured(value=None, metric="change", text="")
+    text = f"{name} {ours:.2%} on {legs[0]}, {theirs:.2%} on {legs[1]}"
+    return _Measured(value=abs(ours - theirs), metric="change", text=text)
+
+
+def _between(name: str, rate: float | None, counts: list[ErrorRate], legs: tuple[str, str]) -> _Measured:
+    if rate is None and counts:
+        # The reference leg heard nothing at all: a candidate leg that did is as wrong as can be.
+        rate = float(any(count.insertions for count in counts))
+    text = "" if rate is None else f"{name} {rate:.2%} of {legs[0]} against {legs[1]}"
+    return _Measured(value=rate, metric="rate", text=text)
 
 
 def _not_transcribed(candidate: Trace, reference: Trace) -> str:
