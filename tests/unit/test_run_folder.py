@@ -17,6 +17,8 @@ from harness.run.folder import clear
 
 ROOT = Path(harness.__file__).parent.parent
 
+LOCK = str(Path("work", "lock"))
+
 
 def everything(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
@@ -38,7 +40,7 @@ def refuse(out: Path, error: type[BaseException] = InputError) -> None:
 class TestClaimed:
     def test_makes_its_folder(self, tmp_path: Path) -> None:
         with claimed(tmp_path / "new" / "out"):
-            assert everything(tmp_path) == ["new", "new/out", "new/out/work", "new/out/work/lock"]
+            assert everything(tmp_path) == ["new", "new/out", "new/out/work", f"new/out/{LOCK}"]
         assert (tmp_path / "new" / "out").is_dir()
 
     def test_a_second_one_is_refused(self, tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ class TestClaimed:
 
     def test_two_folders_at_once(self, tmp_path: Path) -> None:
         with claimed(tmp_path / "a"), claimed(tmp_path / "b"):
-            assert everything(tmp_path) == ["a", "a/work", "a/work/lock", "b", "b/work", "b/work/lock"]
+            assert everything(tmp_path) == ["a", "a/work", f"a/{LOCK}", "b", "b/work", f"b/{LOCK}"]
 
     @pytest.mark.parametrize("relative", [True, False])
     def test_bad_input_leaves_nothing(
@@ -122,7 +124,7 @@ class TestClaimed:
         """A leg's log is what tells why."""
         with pytest.raises(error):
             refuse(tmp_path / "out", error)
-        assert "out/work/checkpoint/config.json" in everything(tmp_path)
+        assert str(Path("out", "work", "checkpoint", "config.json")) in everything(tmp_path)
 
 
 class TestClear:
