@@ -165,12 +165,6 @@ def espeak_version() -> str | None:
     return found.group() if found else "unknown"
 
 
-def version_in(source: str) -> str | None:
-    """The espeak-ng version that a manifest's ``source`` names."""
-    found = re.match(r"espeak-ng (\S+) ", source)
-    return found.group(1) if found else None
-
-
 def make(folder: Path) -> AudioManifest:
     """Make all clips in ``folder``, replacing ``clips/`` and ``manifest.json`` there.
 

@@ -66,12 +66,17 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[_SESSION] = uuid.uuid4().hex
 
 
+def _out(config: pytest.Config) -> Path:
+    """The folder of the report; known also where another option is wrong."""
+    return Path(config.invocation_params.dir, config.option.out)
+
+
 def _options(config: pytest.Config) -> RunOptions:
     from harness.run import RunOptions, read_interpreters
 
     option: Any = config.option
     return RunOptions(
-        out=config.invocation_params.dir / option.out,
+        out=_out(config),
         reference=option.reference,
         candidates=tuple(option.candidate or ("vllm-cpu", "vllm-cuda")),
         require=tuple(option.require),
@@ -137,7 +142,7 @@ class _Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self._state = Path(gettempdir()) / f"glm-asr-harness-{os.environ[_SESSION]}.json"
-        self._path = _options(config).out / REPORT_FILES[0]
+        self._path = _out(config) / REPORT_FILES[0]
         self.lock = FileLock(self._state.with_suffix(".lock"))
 
     def load(self) -> Report | None:
@@ -247,4 +252,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if report is not None:
         terminalreporter.section("GLM-ASR parity")
         terminalreporter.line(plain(f"{report.outcome.upper()}  {report.verdict}"))
-        terminalreporter.line(plain(f"report: {_options(config).out / 'report.md'}"))
+        terminalreporter.line(plain(f"report: {_out(config) / REPORT_FILES[1]}"))

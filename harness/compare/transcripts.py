@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from harness.compare.activations import coarser_dtype
@@ -54,11 +55,16 @@ def align(reference: str, hypothesis: str, *, unit: Unit) -> tuple[ErrorRate, tu
     )
 
 
+@lru_cache(maxsize=32)
 def score_leg(trace: Trace) -> LegTranscripts:
-    """Score a leg against the truth; a clip in Chinese or Japanese counts in CER only."""
+    """Score a leg against the truth; a clip in Chinese or Japanese counts in CER only.
+
+    Remembered for each open trace, since its pairs and the report ask for it again.
+    """
     return _score({clip.id: clip.transcript for clip in trace.manifest.clips}, trace)
 
 
+@lru_cache(maxsize=32)
 def score_between(candidate: Trace, reference: Trace) -> LegTranscripts:
     """Score what the candidate leg heard against what the reference leg heard."""
     return _score({clip: record.text for clip, record in reference.transcripts.items()}, candidate)

@@ -107,10 +107,13 @@ def test_a_cuda_leg_that_cannot_run(suite: pytest.Pytester, one_clip: Path, tmp_
     [
         (("--candidate", "tpu"), "there is no backend 'tpu'"),
         (("--python", "vllm-cpu"), "expected LEG=INTERPRETER"),
+        (("-q", "--python", "vllm-cpu"), "expected LEG=INTERPRETER"),
         (("--audio", "nowhere.wav"), "nowhere.wav"),
     ],
 )
 def test_bad_input_is_a_usage_error(suite: pytest.Pytester, arguments: tuple[str, ...], message: str) -> None:
     result = go(suite, *arguments)
     assert result.ret in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERRUPTED}
-    assert message in result.stdout.str() + result.stderr.str()
+    said = result.stdout.str() + result.stderr.str()
+    assert message in said
+    assert "INTERNALERROR" not in said
