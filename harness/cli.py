@@ -43,6 +43,14 @@ class AttentionName(StrEnum):
     eager = "eager"
 
 
+class LoaderName(StrEnum):
+    """The loader states."""
+
+    installed = "installed"
+    patched = "patched"
+    reverted = "reverted"
+
+
 Case = Annotated[str, typer.Option(help="Model family.")]
 Checkpoint = Annotated[
     str,
@@ -56,6 +64,23 @@ Audio = Annotated[
 ]
 DType = Annotated[DTypeName, typer.Option(help="Dtype of every leg.")]
 Attention = Annotated[AttentionName, typer.Option(help="Attention of the HuggingFace legs.")]
+Loader = Annotated[
+    LoaderName,
+    typer.Option(
+        help="vLLM's loader as installed; with pull request 40160's zero bias added where it lacks it "
+        "(patched); or with that taken out (reverted: must be red)."
+    ),
+]
+DualPoison = Annotated[
+    bool,
+    typer.Option(
+        "--dual-poison",
+        help="Capture every vLLM leg twice, over two fills of uninitialised memory: no bit may differ.",
+    ),
+]
+Interpreters = Annotated[
+    list[str] | None, typer.Option(help="LEG=INTERPRETER that holds its backend; may be repeated.")
+]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds after which a leg is killed.")]
 MaxNewTokens = Annotated[
     int | None, typer.Option(min=1, help="Longest transcript, in tokens. Default: 200; 16 on 'random'.")
@@ -98,11 +123,11 @@ def run(
     ] = None,
     dtype: DType = DTypeName.float32,
     attention: Attention = AttentionName.sdpa,
+    loader: Loader = LoaderName.installed,
+    dual_poison: DualPoison = False,
     checkpoint: Checkpoint = "random",
     audio: Audio = None,
-    python: Annotated[
-        list[str] | None, typer.Option(help="LEG=INTERPRETER that holds its backend; may be repeated.")
-    ] = None,
+    python: Interpreters = None,
     out: Out = Path("glm-asr-report"),
     timeout: Timeout = 1800.0,
     max_new_tokens: MaxNewTokens = None,
@@ -116,6 +141,8 @@ def run(
       glm-asr-harness run
 
       glm-asr-harness run --dtype bfloat16 --out nightly --require vllm-cuda
+
+      glm-asr-harness run --loader reverted
 
       glm-asr-harness run --candidate vllm-cpu@mine --python vllm-cpu@mine=/venvs/vllm-main/bin/python
     """
@@ -133,6 +160,8 @@ def run(
         require=tuple(require or ()),
         dtype=dtype.value,
         attention=attention.value,
+        loader=loader.value,
+        dual_poison=dual_poison,
         checkpoint=checkpoint,
         audio=tuple(audio or ()),
         python=read_interpreters(python or ()),
@@ -157,6 +186,7 @@ def capture(
     case: Case = "glm_asr",
     dtype: DType = DTypeName.float32,
     attention: Attention = AttentionName.sdpa,
+    loader: Loader = LoaderName.installed,
     checkpoint: Checkpoint = "random",
     audio: Audio = None,
     python: Annotated[str | None, typer.Option(help="Interpreter that holds the backend.")] = None,
@@ -179,6 +209,7 @@ def capture(
         candidates=(),
         dtype=dtype.value,
         attention=attention.value,
+        loader=loader.value,
         checkpoint=checkpoint,
         audio=tuple(audio or ()),
         python={} if python is None else {backend: python},
@@ -189,6 +220,59 @@ def capture(
     with Progress() as progress:
         capture_one(options, progress=progress)
     _console().print(f"trace of {backend}: {out}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def audit(
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="Leg to audit, BACKEND or BACKEND@LABEL; may be repeated. Default: vllm-cpu."),
+    ] = None,
+    case: Case = "glm_asr",
+    dtype: DType = DTypeName.float32,
+    loader: Loader = LoaderName.installed,
+    dual_poison: DualPoison = False,
+    checkpoint: Checkpoint = "random",
+    python: Interpreters = None,
+    out: Out = Path("glm-asr-audit"),
+    timeout: Timeout = 1800.0,
+    seed: Seed = 0,
+    verbose: Verbose = False,
+) -> None:
+    """Prove that a loader wrote every element of every parameter; no engine, no audio.
+
+    Examples:
+      glm-asr-harness audit
+
+      glm-asr-harness audit --backend vllm-cpu --backend hf-cpu --checkpoint zai-org/GLM-ASR-Nano-2512
+
+      glm-asr-harness audit --loader reverted --dual-poison
+    """
+    from harness.progress import Progress
+    from harness.report import write_report
+    from harness.report.terminal import print_report
+    from harness.run import AuditOptions, claimed, read_interpreters
+    from harness.run import audit as audit_legs
+
+    options = AuditOptions(
+        out=out,
+        legs=tuple(backend or ("vllm-cpu",)),
+        case=case,
+        dtype=dtype.value,
+        loader=loader.value,
+        dual_poison=dual_poison,
+        checkpoint=checkpoint,
+        python=read_interpreters(python or ()),
+        timeout=timeout,
+        seed=seed,
+        command=tuple(sys.argv),
+    )
+    with claimed(out):
+        with Progress() as progress:
+            report = audit_legs(options, progress=progress)
+        paths = write_report(report, out)
+    print_report(report, console=_console(), report_path=paths["json"], verbose=verbose)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -212,6 +296,90 @@ def compare(
     paths = write_report(report, out)
     print_report(report, console=_console(), report_path=paths["json"], verbose=verbose)
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def releases(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Release to try, e.g. 0.19.1; may be repeated. Default: all known."),
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Oldest release to try.")] = None,
+    until: Annotated[str | None, typer.Option(help="Newest release to try.")] = None,
+    bisect: Annotated[
+        bool,
+        typer.Option("--bisect", help="Find the first good release as installed, with the fewest installs."),
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The whole parity run in each, and not the load audit alone.")
+    ] = False,
+    loader: Annotated[
+        list[LoaderName] | None, typer.Option(help="Loader state to try; may be repeated. Default: all.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the environments that are built, 3 to 9 GB each.")
+    ] = False,
+    environments: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Folder of the environments. Default: 'environments' in the cache."
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Folder of earlier results. Default: ~/.cache/glm-asr-harness."),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Use no earlier result, and keep none.")
+    ] = False,
+    checkpoint: Checkpoint = "random",
+    dtype: DType = DTypeName.float32,
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder of the matrix, and of every report.")
+    ] = Path("glm-asr-releases"),
+    timeout: Timeout = 1800.0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the verdict of every release and loader state.")
+    ] = False,
+) -> None:
+    """Try old and new releases of vLLM, each in an environment of its own, in every loader state.
+
+    Ends with 0 if all came to what is expected of it, with 1 if not, with 3 if something could not be tried.
+
+    Examples:
+      glm-asr-harness releases --only 0.19.1 --only 0.32.0
+
+      glm-asr-harness releases --bisect --since 0.17.1 --until 0.32.0
+
+      glm-asr-harness releases --full --loader patched --keep
+    """
+    from harness.progress import Progress
+    from harness.releases import ReleasesOptions, default_folder, print_matrix, run_releases, write_matrix
+    from harness.run import claimed
+
+    folder = cache or default_folder()
+    options = ReleasesOptions(
+        out=out,
+        environments=environments or folder / "environments",
+        cache=None if no_cache else folder / "releases",
+        only=tuple(only or ()),
+        since=since,
+        until=until,
+        loaders=tuple(entry.value for entry in loader or ()),
+        bisect=bisect,
+        full=full,
+        keep=keep,
+        checkpoint=checkpoint,
+        dtype=dtype.value,
+        timeout=timeout,
+        command=tuple(sys.argv),
+    )
+    with claimed(out):
+        with Progress() as progress:
+            matrix = run_releases(options, progress=progress)
+        paths = write_matrix(matrix, out)
+    print_matrix(matrix, console=_console(), path=paths["json"], verbose=verbose)
+    raise typer.Exit(matrix.exit_code)
 
 
 @app.command()

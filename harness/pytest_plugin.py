@@ -48,6 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--require", **many, help="leg that must run: its tests fail instead of being skipped")
     group.addoption("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     group.addoption("--attention", default="sdpa", choices=("sdpa", "eager"))
+    group.addoption("--loader", default="installed", choices=("installed", "patched", "reverted"),
+                    help="state of vLLM's loader")  # fmt: skip
+    group.addoption("--dual-poison", action="store_true", help="capture vLLM legs over two fills of memory")
     group.addoption("--checkpoint", default="random", help="'random', a folder, or a hub id")
     group.addoption("--audio", **many, help="a file, a folder, or a manifest (default: embedded clips)")
     group.addoption("--python", **many, metavar="LEG=INTERPRETER", help="interpreter that holds a backend")
@@ -82,6 +85,8 @@ def _options(config: pytest.Config) -> RunOptions:
         require=tuple(option.require),
         dtype=option.dtype,
         attention=option.attention,
+        loader=option.loader,
+        dual_poison=option.dual_poison,
         checkpoint=option.checkpoint,
         audio=tuple(Path(path) for path in option.audio),
         python=read_interpreters(option.python),

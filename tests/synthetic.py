@@ -5,11 +5,13 @@ Every leg gets the same values, so that traces made here agree. A test plants it
     wrong = write_trace(path, leg="vllm-cpu", alter=edit("layers.0.k_proj.bias", lambda bias: bias + 1))
     assert compared(wrong, write_trace(other))["layers.0.k_proj.bias"].status == "fail"
 
-Tensors are named ``PARAMETER`` or ``CLIP/PROBE``; a clip's samples are ``CLIP/audio``.
+Tensors are named ``PARAMETER`` or ``CLIP/PROBE``; a clip's samples are ``CLIP/audio``. The load audit says that
+all was loaded, whatever the tensors hold; ``audit=`` plants a defect there.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Callable
@@ -27,7 +29,16 @@ from harness.compare.plan import FEATURES, LOGITS, Scope
 from harness.compare.tolerance import load_tolerances
 from harness.run import captured_from
 from harness.trace import Manifest, Trace, TraceWriter
-from harness.trace.schema import CheckpointEntry, ClipEntry, DType, Environment, TranscriptRecord
+from harness.trace.schema import (
+    AuditedShard,
+    CheckpointEntry,
+    ClipEntry,
+    DType,
+    Environment,
+    LoadAudit,
+    OfferedTensor,
+    TranscriptRecord,
+)
 from harness.trace.tensors import RawTensor, bfloat16_words
 from harness.trace.writer import AUDIO
 
@@ -42,6 +53,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 #: What to record instead of a tensor, given its name; ``None`` leaves it out.
 Alter = Callable[[str, RawTensor], RawTensor | None]
+#: What to record instead of a clean load audit.
+AlterAudit = Callable[[LoadAudit], LoadAudit]
 
 CASE = get_case("glm_asr")
 CONFIGS = CASE.small_configs(
@@ -158,6 +171,7 @@ def write_trace(
     clips: Sequence[ClipEntry] = CLIPS,
     said: Mapping[str, str | None] | None = None,
     alter: Alter | None = None,
+    audit: AlterAudit | None = None,
     unmapped: Sequence[str] = (),
     **manifest: object,
 ) -> Trace:
@@ -171,6 +185,7 @@ def write_trace(
         clips: All have their samples; what is unsupported has nothing else.
         said: What the leg heard, by clip; ``None`` for no transcript. The truth where it is left out.
         alter: Called with every tensor before it is written.
+        audit: Called with the clean audit before it is written.
         unmapped: Names of parameters that the case does not know.
         manifest: Fields of the manifest to set otherwise.
     """
@@ -189,6 +204,10 @@ def write_trace(
                 source = _source(parameter.name, stack)
                 writer.add_parameter(name=parameter.name, source=source, tensor=tensor)
         writer.add_unmapped(unmapped)
+        checkpoint = manifest.get("checkpoint", CHECKPOINT)
+        assert isinstance(checkpoint, CheckpointEntry)
+        clean = clean_audit(stack, dtype=dtype, lacks=checkpoint.lacks)
+        writer.add_audit(clean if audit is None else audit(clean))
         for clip in clips:
             if (audio := alter(f"{clip.id}/{AUDIO}", RawTensor.of(audio_of(clip)))) is not None:
                 writer.add_audio(clip=clip.id, samples=audio.values)
@@ -205,7 +224,10 @@ def write_trace(
             "device": "cpu",
             "dtype": dtype,
             "attention": "sdpa",
+            "work": "run",
             "loader": "installed",
+            "loader_changes": (),
+            "fill": "nan",
             "seed": 0,
             "max_new_tokens": 16,
             "prompt_token_ids": (258, 262, 259),
@@ -239,16 +261,83 @@ def _values(name: str, shape: tuple[int, ...]) -> Array:
     return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
 
 
+def _own_name(name: str, stack: Stack) -> str:
+    """The stack's own parameter that a canonical one is, or is a part of."""
+    own = CASE.published_name(name)
+    if stack == "vllm":
+        own = re.sub(r"\b[qkv]_proj\b", "qkv_proj", own)
+        own = re.sub(r"\b(gate|up)_proj\b", "gate_up_proj", own)
+    return own
+
+
 def _source(name: str, stack: Stack) -> str:
     """The stack's own name of a parameter, with the rows of a fused one."""
-    published = CASE.published_name(name)
-    if stack == "vllm":
-        fused = re.sub(r"\b[qkv]_proj\b", "qkv_proj", published)
-        fused = re.sub(r"\b(gate|up)_proj\b", "gate_up_proj", fused)
-        for shard in CASE.shards("vllm", fused, CONFIGS):
-            if fused != published and shard.name == name:
-                return f"{fused}[{shard.start}:{shard.stop}]"
-    return published
+    own = _own_name(name, stack)
+    if own == CASE.published_name(name):
+        return own
+    (shard,) = (shard for shard in CASE.shards(stack, own, CONFIGS) if shard.name == name)
+    return f"{own}[{shard.start}:{shard.stop}]"
+
+
+def clean_audit(
+    stack: Stack, *, dtype: str = "float32", lacks: Sequence[str] = CHECKPOINT.lacks
+) -> LoadAudit:
+    """The audit of a load that left nothing: every element written, every tensor of the checkpoint used.
+
+    Args:
+        stack: As :func:`write_trace` names its parameters; vllm pads the vocabulary.
+        dtype: Of the parameters; the checkpoint's is float32.
+        lacks: The parameters that the checkpoint has not. vllm has them, written by the loader itself.
+    """
+    parameters = {
+        parameter.name: parameter
+        for parameter in CASE.parameters(CONFIGS)
+        if stack == "vllm" or not parameter.zero_if_absent
+    }
+    shards: list[AuditedShard] = []
+    for own in dict.fromkeys(_own_name(name, stack) for name in parameters):
+        cuts: list[tuple[str | None, str, int, int]] = []
+        for shard in CASE.shards(stack, own, CONFIGS):
+            part = re.search(r"\b(\w+)_proj\.\w+$", shard.name)
+            fused = own != CASE.published_name(shard.name) and part is not None
+            cuts.append((shard.name, part[1] if part and fused else "", shard.start, shard.stop))
+        first = parameters[str(cuts[0][0])]
+        end = rows = cuts[-1][3]
+        if stack == "vllm" and first.name in CASE.padded:
+            rows = -(-end // 64) * 64
+            cuts.append((None, "padding", end, rows))
+        width = math.prod(first.shape[1:])
+        shards += [
+            AuditedShard(
+                parameter=own,
+                shard=short,
+                name=name,
+                rows=(start, stop),
+                of=rows * width,
+                dtype=dtype,
+                elements=(stop - start) * width,
+                loaded=(stop - start) * width,
+                default=0,
+                uninitialised=0,
+                sources=(CASE.published_name(name),) if name is not None and name not in lacks else (),
+            )
+            for name, short, start, stop in cuts
+        ]
+    return LoadAudit(
+        shards=tuple(shards),
+        tensors=tuple(
+            OfferedTensor(
+                name=CASE.published_name(parameter.name),
+                dtype="float32",
+                shape=parameter.shape,
+                non_finite=0,
+                consumed=parameter.name in parameters,
+                written_to=(_source(parameter.name, stack),) if parameter.name in parameters else (),
+            )
+            for parameter in CASE.parameters(CONFIGS)
+            if parameter.name not in lacks
+        ),
+    )
 
 
 def scope_of(trace: Trace) -> Scope:

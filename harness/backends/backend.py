@@ -25,6 +25,7 @@ class Captured:
     attention: str
     device_name: str
     seconds: dict[str, float]
+    loader_changes: tuple[str, ...] = ()
 
 
 class Backend(ABC):
@@ -35,10 +36,11 @@ class Backend(ABC):
         self.progress = progress
         self.case = get_case(request.case)
         self.configs = request.checkpoint.config
-        self._audio = TensorFile(request.audio)
+        self._audio = TensorFile(request.audio) if request.audio is not None else None
 
     def samples(self, clip: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The clip's samples: float32, 16 kHz, mono, the same bytes for every stack."""
+        assert self._audio is not None, "an audit has no audio"  # noqa: S101 - the caller's mistake
         return self._audio.read(clip).values.copy()
 
     @abstractmethod
@@ -47,4 +49,12 @@ class Backend(ABC):
 
         Raises:
             CaptureError: the stack cannot do what was asked; the leg ends as ``error``.
+        """
+
+    @abstractmethod
+    def audit(self, writer: TraceWriter) -> Captured:
+        """Build and load the model, record its parameters and the load audit, and no more.
+
+        Raises:
+            CaptureError: the stack refuses the checkpoint.
         """

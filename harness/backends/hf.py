@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from harness.backends.backend import Backend, Captured
+from harness.backends.hf_audit import audit_reference
 from harness.backends.probes import Recorder, exact_float32, hooked, raw_tensor, record_parameters
 from harness.errors import CaptureError
 from harness.trace.schema import ClipEntry, TranscriptRecord
@@ -27,9 +28,8 @@ class HuggingFace(Backend):
         exact_float32()
         clock = time.perf_counter()
         self.progress("loading the checkpoint")
-        model = self._load()
+        model = self._load(writer)
         processor = transformers.AutoProcessor.from_pretrained(request.checkpoint_folder)
-        record_parameters(model, stack="hf", case=self.case, configs=self.configs, writer=writer)
         loaded = time.perf_counter()
         with torch.inference_mode():
             for index, clip in enumerate(request.runnable):
@@ -41,30 +41,44 @@ class HuggingFace(Backend):
             seconds={"load": loaded - clock, "clips": time.perf_counter() - loaded},
         )
 
-    def _load(self) -> Any:  # noqa: ANN401 - a transformers model
+    def audit(self, writer: TraceWriter) -> Captured:
+        """Load, and record the parameters and the audit."""
+        torch.manual_seed(self.request.seed)
+        clock = time.perf_counter()
+        self.progress("loading the checkpoint")
+        model = self._load(writer)
+        return Captured(
+            attention=str(model.config._attn_implementation),  # noqa: SLF001 - its only place
+            device_name=torch.cuda.get_device_name() if self.request.device == "cuda" else "",
+            seconds={"load": time.perf_counter() - clock},
+        )
+
+    def _load(self, writer: TraceWriter) -> Any:  # noqa: ANN401 - a transformers model
         request = self.request
         architecture = request.checkpoint.config["config.json"]["architectures"][0]
         model_class = getattr(transformers, architecture, None)
         if model_class is None:
             msg = f"transformers {transformers.__version__} has no {architecture}: install 5.0 or later"
             raise CaptureError(msg)
-        model, info = model_class.from_pretrained(
-            request.checkpoint_folder,
-            dtype=getattr(torch, request.dtype),
-            attn_implementation=request.attention,
-            local_files_only=True,
-            output_loading_info=True,
+        try:
+            model, info = model_class.from_pretrained(
+                request.checkpoint_folder,
+                dtype=getattr(torch, request.dtype),
+                attn_implementation=request.attention,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:
+            msg = f"transformers {transformers.__version__} refuses this checkpoint: {error}"
+            raise CaptureError(msg) from error
+        writer.add_audit(
+            audit_reference(
+                model, info, folder=request.checkpoint_folder, case=self.case, configs=self.configs
+            )
         )
-        for problem in ("missing_keys", "mismatched_keys"):
-            if names := sorted(str(name) for name in info.get(problem) or ()):
-                msg = (
-                    f"transformers filled {len(names)} parameters with fresh values ({problem}: "
-                    f"{', '.join(names[:3])}…): it is no reference for this checkpoint"
-                )
-                raise CaptureError(msg)
-        for name in sorted(info.get("unexpected_keys") or ()):
-            self.progress(f"checkpoint tensor not used by transformers: {name}")
-        return model.to(request.device).eval()
+        model = model.to(request.device).eval()
+        record_parameters(model, stack="hf", case=self.case, configs=self.configs, writer=writer)
+        return model
 
     def _run(self, clip: ClipEntry, *, model: Any, processor: Any, writer: TraceWriter) -> None:  # noqa: ANN401
         request, case = self.request, self.case

@@ -6,6 +6,7 @@ there can shadow what the leg's own environment has.
 
 import ctypes
 import importlib.util
+import os
 import pathlib
 import signal
 import sys
@@ -35,7 +36,7 @@ def main() -> int:
             f"a leg's interpreter must be Python 3.11 or later, {sys.executable} is {sys.version}\n"
         )
         return 1
-    die_with(int(sys.argv[2]))
+    die_with(int(sys.argv[1]))
     package = pathlib.Path(__file__).resolve().parent.parent
     sys.path[:] = [
         entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != package / "backends"
@@ -49,8 +50,12 @@ def main() -> int:
     spec.loader.exec_module(module)
     from harness.backends.capture import main as capture
 
-    return capture(sys.argv[1])
+    return capture(sys.argv[2:])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # What was asked for is on disk; taking a backend down in order costs seconds and nobody waits for it.
+    os._exit(status)

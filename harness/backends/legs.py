@@ -1,4 +1,4 @@
-"""Runs one leg in a process of its own, and knows what became of it."""
+"""Runs legs in a process of their own, and knows what became of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.errors import TraceError
 from harness.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from harness.backends.request import LegRequest
 
@@ -38,45 +38,74 @@ class LegOutcome:
 def run_leg(
     request: LegRequest, *, interpreter: str, timeout: float, progress: Callable[[str], None]
 ) -> LegOutcome:
-    """Capture a leg; never raises for what the leg does.
+    """Capture one leg: :func:`run_legs` of one request."""
+    return run_legs((request,), interpreter=interpreter, timeout=timeout, progress=progress)[0]
+
+
+def run_legs(
+    requests: Sequence[LegRequest],
+    *,
+    interpreter: str,
+    timeout: float,
+    progress: Callable[[str], None],
+) -> tuple[LegOutcome, ...]:
+    """Do several requests in one process, which imports the backend once; never raises for what it does.
 
     The process leads a group of its own, and the whole group is killed at the end, however it ends.
 
     Args:
-        request: What to capture; its log and trace are replaced.
+        requests: What to capture, at least one; they share log and progress file. Traces are replaced.
         interpreter: The python that holds the backend.
-        timeout: Seconds after which the leg is killed.
-        progress: Called with what the leg says it does now.
+        timeout: Seconds per request after which the process is killed.
+        progress: Called with what the process says it does now.
     """
-    for path in (request.trace.parent, request.log.parent, request.progress.parent):
+    first = requests[0]
+    own = [path.parent for request in requests for path in (request.trace, request.failure)]
+    for path in (first.log.parent, first.progress.parent, *own):
         path.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(request.trace, ignore_errors=True)
-    request.progress.unlink(missing_ok=True)
-    request_file = request.progress.with_suffix(".request.json")
-    request_file.write_text(request.model_dump_json(indent=1), encoding="utf-8")
+    first.progress.unlink(missing_ok=True)
+    files = []
+    for request in requests:
+        shutil.rmtree(request.trace, ignore_errors=True)
+        request.failure.unlink(missing_ok=True)
+        files.append(request.failure.with_suffix(".request.json"))
+        files[-1].write_text(request.model_dump_json(indent=1), encoding="utf-8")
     started = time.monotonic()
-    with request.log.open("wb") as log:
+    with first.log.open("wb") as log:
         process = subprocess.Popen(
-            [interpreter, str(_MAIN), str(request_file), str(os.getpid())],
+            [interpreter, str(_MAIN), str(os.getpid()), *map(str, files)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        deadline = started + timeout * len(requests)
         try:
-            timed_out = _wait(process, request.progress, deadline=started + timeout, progress=progress)
+            timed_out = _wait(process, first.progress, deadline=deadline, progress=progress)
         finally:
             _kill_group(process)
             # A leg that was killed could not take its unfinished trace away.
-            for unfinished in request.trace.parent.glob(f".{request.trace.name}.*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            for request in requests:
+                for unfinished in request.trace.parent.glob(f".{request.trace.name}.*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
     seconds = time.monotonic() - started
-    tail = _tail(request.log)
-    reason = f"no result within {timeout:g} s, killed" if timed_out else _reason(process.returncode, tail)
+    tail = _tail(first.log)
+    reason = (
+        f"no result within {timeout * len(requests):g} s, killed"
+        if timed_out
+        else _reason(process.returncode, tail)
+    )
+    return tuple(_outcome(request, reason=reason, tail=tail, seconds=seconds) for request in requests)
+
+
+def _outcome(request: LegRequest, *, reason: str, tail: tuple[str, ...], seconds: float) -> LegOutcome:
+    """What became of one request; ``reason`` is why the process ended, empty where it ended well."""
     trace = None
-    if not reason:
+    if request.failure.is_file():
+        reason = request.failure.read_text(encoding="utf-8")
+    elif not reason or (request.trace / "manifest.json").is_file():
         try:
-            trace = Trace(request.trace)
+            trace, reason = Trace(request.trace), ""
         except TraceError as error:
             reason = str(error)
     return LegOutcome(trace=trace, reason=reason, log_tail=tail, seconds=seconds)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from harness.trace.schema import CheckpointEntry, ClipEntry, DType, LoaderState, Record
+from harness.trace.schema import CheckpointEntry, ClipEntry, DType, Fill, LoaderState, Record, Work
 
 Attention = Literal["sdpa", "eager"]
 
 
 class LegRequest(Record):
-    """One capture. Paths are absolute; ``audio`` is a safetensors file with one tensor per clip id."""
+    """One capture. Paths are absolute; ``audio`` is a safetensors file with one tensor per clip id.
+
+    An audit has no clips, and reads no audio.
+    """
 
     case: str
     leg: str
@@ -19,11 +22,13 @@ class LegRequest(Record):
     device: Literal["cpu", "cuda"]
     dtype: DType
     attention: Attention
+    work: Work
     loader: LoaderState
+    fill: Fill
     checkpoint_folder: Path
     checkpoint: CheckpointEntry
     clips: tuple[ClipEntry, ...]
-    audio: Path
+    audio: Path | None
     prompt_token_ids: tuple[int, ...]
     stop_token_ids: tuple[int, ...]
     max_new_tokens: int
@@ -31,6 +36,8 @@ class LegRequest(Record):
     trace: Path
     log: Path
     progress: Path
+    #: Written by a leg that cannot do what is asked: the reason, in one line.
+    failure: Path
 
     @property
     def runnable(self) -> tuple[ClipEntry, ...]:

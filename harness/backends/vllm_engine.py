@@ -23,6 +23,8 @@ import vllm
 from harness.backends import vllm_loader
 from harness.backends.backend import Backend, Captured
 from harness.backends.probes import Recorder, exact_float32, group, hooked, record_parameters
+from harness.backends.vllm_load_only import LoadedOnly, load_only
+from harness.checkpoints.scan import tensor_names
 from harness.errors import CaptureError
 from harness.trace.schema import TranscriptRecord
 from harness.trace.tensors import RawTensor
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 class Vllm(Backend):
     """``vllm.LLM`` on CPU or CUDA: all clips submitted together, greedy, eager mode."""
 
+    _changes: tuple[str, ...] = ()
+
     def capture(self, writer: TraceWriter) -> Captured:
         """Start the engine, record the parameters as loaded, then all clips at once.
 
@@ -44,9 +48,7 @@ class Vllm(Backend):
         transcript. The engine's caches make the second one reuse what the first has computed.
         """
         request = self.request
-        if (platform := vllm.platforms.current_platform.device_type) != request.device:
-            msg = f"this vLLM {vllm.__version__} is built for {platform}, the leg asks for {request.device}"
-            raise CaptureError(msg)
+        self._check_platform()
         clock = time.perf_counter()
         exact_float32()
         self.progress("starting the engine")
@@ -86,26 +88,59 @@ class Vllm(Backend):
                 "clips": time.perf_counter() - started,
                 "first_tokens": encoded - started,
             },
+            loader_changes=self._changes,
         )
 
-    def _start(self, writer: TraceWriter) -> vllm.LLM:
+    def audit(self, writer: TraceWriter) -> Captured:
+        """Build and load the model as the engine would, without an engine, a KV cache, or audio."""
+        self._check_platform()
+        clock = time.perf_counter()
+        self.progress("building the model")
+        load_only(self._arguments(writer), folder=self.request.progress.parent)
+        return Captured(
+            attention="none",
+            device_name=torch.cuda.get_device_name() if self.request.device == "cuda" else "",
+            seconds={"load": time.perf_counter() - clock},
+            loader_changes=self._changes,
+        )
+
+    def _check_platform(self) -> None:
+        request = self.request
+        if (platform := vllm.platforms.current_platform.device_type) != request.device:
+            msg = f"this vLLM {vllm.__version__} is built for {platform}, the leg asks for {request.device}"
+            raise CaptureError(msg)
+
+    def _arguments(self, writer: TraceWriter) -> dict[str, Any]:
+        """What both an engine and a bare load are started with."""
         request = self.request
 
-        def snapshot(model: torch.nn.Module) -> None:
+        def snapshot(model: torch.nn.Module, loaded: vllm_loader.Loaded) -> None:
             self.progress("recording the parameters")
+            self._changes = loaded.changes
+            writer.add_audit(loaded.audit)
             record_parameters(model, stack="vllm", case=self.case, configs=self.configs, writer=writer)
+            if request.work == "audit":
+                raise LoadedOnly
             self.progress("preparing the engine")
 
-        return vllm.LLM(
-            model=str(request.checkpoint_folder),
-            dtype=request.dtype,
-            seed=request.seed,
-            load_format=vllm_loader.register(snapshot),
-            enforce_eager=True,
-            limit_mm_per_prompt={"audio": 1},
-            max_logprobs=-1,
-            logprobs_mode="raw_logits",
+        plan = vllm_loader.LoadPlan(
+            case=self.case,
+            configs=self.configs,
+            stored=tensor_names(request.checkpoint_folder, source=request.checkpoint.source),
+            state=request.loader,
+            fill=request.fill,
         )
+        return {
+            "model": str(request.checkpoint_folder),
+            "dtype": request.dtype,
+            "seed": request.seed,
+            "load_format": vllm_loader.register(plan, snapshot),
+            "enforce_eager": True,
+            "limit_mm_per_prompt": {"audio": 1},
+        }
+
+    def _start(self, writer: TraceWriter) -> vllm.LLM:
+        return vllm.LLM(**self._arguments(writer), max_logprobs=-1, logprobs_mode="raw_logits")
 
     def _sampling(self, max_tokens: int, **options: Any) -> vllm.SamplingParams:  # noqa: ANN401 - vLLM's
         return vllm.SamplingParams(

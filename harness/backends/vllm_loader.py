@@ -1,48 +1,71 @@
-"""A vLLM model loader that looks at the parameters at the one moment when they can be compared.
+"""A vLLM model loader that proves what loading wrote, and runs in any of the three loader states.
 
-After loading, ``process_weights_after_loading`` may repack a weight or leave it empty; so the loader,
-registered through vLLM's own extension point, calls back right after ``load_weights``. Until then, memory
-that nobody has written is NaN and not what the allocator finds, which is zeros by luck.
+Registered through vLLM's own extension point, it looks right after ``load_weights``: later,
+``process_weights_after_loading`` may repack a weight or leave it empty. While the model is built and loaded,
+memory that nobody has written holds a fill and not what the allocator finds, which is zeros by luck.
 """
 
 from __future__ import annotations
 
 import copy
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import vllm
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
+from harness.backends.load_audit import audit_load
+from harness.backends.poison import PoisonedParameters, filled
+from harness.backends.watch import LoadWatch
+from harness.backends.zero_bias import ZeroBias
+from harness.errors import CaptureError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from vllm.config import ModelConfig
     from vllm.config.load import LoadConfig
 
+    from harness.backends.poison import Unwritten
+    from harness.cases.case import Case, Configs
+    from harness.trace.schema import Fill, LoadAudit, LoaderState
+
 LOAD_FORMAT = "glm_asr_harness"
 
 
-@contextmanager
-def unwritten_is_nan() -> Iterator[None]:
-    """Let ``torch.empty`` fill with NaN, as torch's deterministic mode can (integers: the largest value)."""
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-    )
-    # Warn only: no operation is to fail for what is wanted of the allocation alone.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = before[2]
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What a load came to: the audit, and what the loader state made it do otherwise."""
+
+    audit: LoadAudit
+    changes: tuple[str, ...]
 
 
-def register(on_loaded: Callable[[torch.nn.Module], None]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class LoadPlan:
+    """How to load: the loader state, the fill, and what the Case knows of the model."""
+
+    case: Case
+    configs: Configs
+    #: The names of the checkpoint's tensors, as often as they are stored.
+    stored: Sequence[str]
+    state: LoaderState
+    fill: Fill
+
+    @property
+    def optional(self) -> dict[str, int]:
+        """The parameters that a checkpoint need not have, by published name, with their rows."""
+        return {
+            self.case.published_name(parameter.name): parameter.shape[0]
+            for parameter in self.case.parameters(self.configs)
+            if parameter.zero_if_absent
+        }
+
+
+def register(plan: LoadPlan, on_loaded: Callable[[torch.nn.Module, Loaded], None]) -> str:
     """Register the loader and return the load format that selects it.
 
     ``on_loaded`` is given the model when every weight is loaded and none is processed; the engine core
@@ -57,19 +80,117 @@ def register(on_loaded: Callable[[torch.nn.Module], None]) -> str:
             config = copy.copy(load_config)
             config.load_format = "auto"
             super().__init__(config)
-
-            self._poison = ExitStack()
+            self._fill = ExitStack()
+            self._watch: LoadWatch | None = None
+            self._fix: ZeroBias | None = None
 
         def load_model(self, *args: Any, **kwargs: Any) -> torch.nn.Module:  # noqa: ANN401 - vLLM's
-            with self._poison:
-                self._poison.enter_context(unwritten_is_nan())
+            with self._fill:
+                self._fill.enter_context(filled(plan.fill))
                 return super().load_model(*args, **kwargs)
 
         def load_weights(self, model: torch.nn.Module, model_config: ModelConfig) -> None:
-            super().load_weights(model, model_config)
+            poisoned = PoisonedParameters(model)
+            watch = self._watch = LoadWatch(model.named_parameters())
+            kept = _keep_out(model, plan=plan, watch=watch) if plan.state == "reverted" else []
+
+            def load() -> None:
+                watch.restart()
+                kept.clear()
+                self._fix = None if self._fix is None else ZeroBias(plan.optional)
+                try:
+                    with watch:
+                        DefaultModelLoader.load_weights(self, model, model_config)
+                except Exception as error:
+                    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+                    msg = f"vLLM {vllm.__version__} refuses this checkpoint: {what}"
+                    raise CaptureError(msg) from error
+
+            unwritten = poisoned.load(load)
+            if plan.state == "patched" and _lacks_zero_bias(unwritten, plan=plan):
+                self._fix = ZeroBias(plan.optional)
+                unwritten = poisoned.load(load)
+            audit = audit_load(
+                model,
+                unwritten=unwritten,
+                watch=watch,
+                stored=plan.stored,
+                case=plan.case,
+                configs=plan.configs,
+            )
             # What comes after is no loading: it runs as it always does.
-            self._poison.close()
-            on_loaded(model)
+            self._fill.close()
+            added = [] if self._fix is None else self._fix.added
+            changes = [f"gave load_weights {name} = 0, [{plan.optional[name]}]" for name in added]
+            on_loaded(model, Loaded(audit=audit, changes=(*changes, *kept)))
+
+        def get_all_weights(
+            self, model_config: ModelConfig, model: torch.nn.Module
+        ) -> Iterator[tuple[str, torch.Tensor]]:
+            weights = self._offered(super().get_all_weights(model_config, model))
+            return weights if self._fix is None else self._fix(weights)
+
+        def _offered(self, weights: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+            for name, tensor in weights:
+                if self._watch is not None:
+                    self._watch.offer(name, tensor)
+                yield name, tensor
 
     register_model_loader(LOAD_FORMAT)(ObservedLoader)
     return LOAD_FORMAT
+
+
+def _lacks_zero_bias(unwritten: dict[str, Unwritten], *, plan: LoadPlan) -> bool:
+    """Whether loading left a parameter unwritten that a checkpoint need not have."""
+    for name, left in unwritten.items():
+        for shard in plan.case.shards("vllm", name, plan.configs):
+            if plan.case.published_name(shard.name) not in plan.optional:
+                continue
+            for mask in (left.default, left.uninitialised):
+                if mask is not None and bool(mask[shard.start : shard.stop].any()):
+                    return True
+    return False
+
+
+def _keep_out(model: torch.nn.Module, *, plan: LoadPlan, watch: LoadWatch) -> list[str]:
+    """Undo the fix, whatever a release calls it: values that no checkpoint holds do not reach the bias.
+
+    Returns the list that every write so undone is noted in.
+    """
+    kept: list[str] = []
+    for name, parameter in model.named_parameters():
+        shards = plan.case.shards("vllm", name, plan.configs)
+        rows = [
+            (shard.start, shard.stop)
+            for shard in shards
+            if plan.case.published_name(shard.name) in plan.optional
+        ]
+        if rows and (loader := getattr(parameter, "weight_loader", None)) is not None:
+            parameter.weight_loader = _guarded(loader, name=name, rows=rows, watch=watch, kept=kept)
+    return kept
+
+
+def _guarded(
+    loader: Callable[..., Any],
+    *,
+    name: str,
+    rows: Sequence[tuple[int, int]],
+    watch: LoadWatch,
+    kept: list[str],
+) -> Callable[..., Any]:
+    def guarded(parameter: torch.nn.Parameter, weight: torch.Tensor, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401
+        if watch.is_offered(weight):
+            return loader(parameter, weight, *args, **kwargs)
+        before = [parameter.detach()[start:stop].clone() for start, stop in rows]
+        result = loader(parameter, weight, *args, **kwargs)
+        for (start, stop), values in zip(rows, before, strict=True):
+            if not torch.equal(_bytes(parameter.detach()[start:stop]), _bytes(values)):
+                parameter.detach()[start:stop].copy_(values)
+                kept.append(f"undid a write to {name}[{start}:{stop}] that came from no checkpoint")
+        return result
+
+    return guarded
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.uint8)

@@ -100,6 +100,17 @@ class Case(ABC):
         """Split a stack's own parameter into canonical ones; empty where the Case knows none."""
 
     @abstractmethod
+    def tied(self, configs: Configs) -> Mapping[str, str]:
+        """Parameters that are another one under a second name: the second name, then whose it is.
+
+        Both names are in :meth:`parameters`, as a stack lists both. A checkpoint holds the latter only.
+        """
+
+    @abstractmethod
+    def ignorable(self, name: str, configs: Configs) -> bool:
+        """Whether a tensor of a checkpoint need not be loaded: it is computed, or another one's copy."""
+
+    @abstractmethod
     def published_name(self, name: str) -> str:
         """The name of a canonical parameter in the published checkpoint."""
 

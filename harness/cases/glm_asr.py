@@ -222,6 +222,8 @@ class GlmAsr(Case):
             # transformers names the head beside the model, and the decoder without its own `model.`
             name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
             name = re.sub(r"^language_model\.(?!model\.|lm_head\.)", "language_model.model.", name)
+            # So save_pretrained writes a model that was not loaded (transformers 5.19), and reads it back.
+            name = re.sub(r"^language_model\.model\.model\.", "language_model.model.", name)
         for prefix, short in (
             ("audio_tower.", ""),
             ("multi_modal_projector.", "projector."),
@@ -231,6 +233,18 @@ class GlmAsr(Case):
             if name.startswith(prefix):
                 return short + re.sub(r"\.(self_attn|mlp)\.", ".", name.removeprefix(prefix))
         return None
+
+    def tied(self, configs: Configs) -> Mapping[str, str]:
+        """The head, where both flags say so: transformers obeys the outer one, vLLM the text config's."""
+        config = configs["config.json"]
+        flags = (config.get("tie_word_embeddings"), config.get("text_config", {}).get("tie_word_embeddings"))
+        return {"lm.head.weight": "lm.embed_tokens.weight"} if all(flags) else {}
+
+    def ignorable(self, name: str, configs: Configs) -> bool:
+        """Positions, which both stacks compute (vLLM skips their tensors, glmasr), and a tied head."""
+        if re.search(r"(?:^|\.)(?:embed_positions(?:\.weight)?|rotary_(?:pos_)?emb\.\w+)$", name):
+            return True
+        return any(shard.name in self.tied(configs) for shard in self.shards("hf", name, configs))
 
     def published_name(self, name: str) -> str:
         """The inverse of the canonical naming, in the layout of the published checkpoint."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.checkpoints.random import RANDOM_MARK, RandomSpec, build_random
+from harness.checkpoints.scan import tensor_names
 from harness.checkpoints.tokenizer import encode
-from harness.errors import InputError, TraceError
+from harness.errors import InputError
 from harness.files import sha256_file
 from harness.trace.schema import CheckpointEntry
-from harness.trace.tensors import TensorFile
 
 if TYPE_CHECKING:
     from harness.cases.case import Case
@@ -139,7 +139,7 @@ def open_checkpoint(folder: Path, *, case: Case, source: str) -> Checkpoint:
     if len(audio_token) != 1 or prompt.count(audio_token[0]) != 1:
         msg = f"checkpoint {source}: its tokenizer has no token of its own for {case.audio_token!r}"
         raise InputError(msg)
-    present = _tensor_names(folder, source=source)
+    present = tensor_names(folder, source=source)
     known = {shard.name for name in present for shard in case.shards("hf", name, configs)}
     return Checkpoint(
         source=source,
@@ -154,35 +154,6 @@ def open_checkpoint(folder: Path, *, case: Case, source: str) -> Checkpoint:
             if parameter.zero_if_absent and parameter.name not in known
         ),
     )
-
-
-def _tensor_names(folder: Path, *, source: str) -> list[str]:
-    """The names in all weight files, which are those of the index where there is one.
-
-    Raises:
-        InputError: a file of the index is missing, or a file is no safetensors file.
-    """
-    index = folder / "model.safetensors.index.json"
-    files = sorted(path.name for path in folder.glob("*.safetensors"))
-    if index.is_file():
-        try:
-            files = sorted(
-                {str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()}
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            msg = f"checkpoint {source}: {index.name} is not an index of weights: {error!r}"
-            raise InputError(msg) from error
-        if missing := [name for name in files if not (folder / name).is_file()]:
-            msg = (
-                f"checkpoint {source}: {len(missing)} of {len(files)} weight files are missing, the first is "
-                f"{missing[0]}; download it again"
-            )
-            raise InputError(msg)
-    try:
-        return [name for file in files for name in TensorFile(folder / file).names]
-    except TraceError as error:
-        msg = f"checkpoint {source}: {error}"
-        raise InputError(msg) from error
 
 
 def _is_trained(folder: Path) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.checkpoints.layout import header_room, lay_out
+from harness.checkpoints.spec import RandomSpec
 from harness.checkpoints.tokenizer import byte_tokenizer
 from harness.errors import InputError
 from harness.files import new_folder
@@ -19,57 +20,56 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from harness.cases.case import Case
+    from harness.cases.case import Case, Configs
+    from harness.checkpoints.layout import PlannedTensor
 
-_DTYPES = ("float32", "bfloat16", "float16")
+__all__ = ["RANDOM_MARK", "RandomSpec", "build_random"]
+
 #: Tells such a checkpoint from a trained one, wherever it is copied to.
 RANDOM_MARK = "glm_asr_harness.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomSpec:
-    """A random checkpoint: the same spec gives the same bytes."""
-
-    seed: int = 0
-    dtype: str = "float32"
-    shards: int = 1
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, text: str, *, case: Case) -> RandomSpec:
-        """Read ``seed=1,dtype=bfloat16,shards=2,encoder_layers=4``.
-
-        Raises:
-            InputError: an unknown key, or a value that is not what the key takes.
-        """
-        known = ("seed", "dtype", "shards", *case.small_sizes)
-        numbers: dict[str, int] = {}
-        dtype = "float32"
-        for item in filter(None, text.split(",")):
-            key, _, value = (part.strip() for part in item.partition("="))
-            if key not in known:
-                msg = f"checkpoint random: unknown setting {key!r}; known: {', '.join(known)}"
-                raise InputError(msg)
-            if key == "dtype":
-                if value not in _DTYPES:
-                    msg = f"checkpoint random: dtype {value!r} is not one of {', '.join(_DTYPES)}"
-                    raise InputError(msg)
-                dtype = value
-                continue
-            least = 0 if key == "seed" else 1
-            if not value.isascii() or not value.isdigit() or int(value) < least:
-                msg = f"checkpoint random: {key} takes a whole number from {least}, found {value!r}"
-                raise InputError(msg)
-            numbers[key] = int(value)
-        seed, shards = numbers.pop("seed", 0), numbers.pop("shards", 1)
-        return cls(seed=seed, dtype=dtype, shards=shards, sizes=numbers)
 
 
 def build_random(spec: RandomSpec, *, case: Case, path: Path) -> Path:
     """Write the checkpoint, atomically, and return its folder.
 
     Biases are clearly not zero, norms are near one, and weights keep activations of order one, so that
-    a misplaced shard or a skipped bias shows. As published, no parameter that may be absent is written.
+    a misplaced shard or a skipped bias shows. As published, no parameter that may be absent is written,
+    unless ``spec.k_bias`` asks for it.
+
+    Raises:
+        InputError: sizes, names or settings that do not fit together; nothing is written then.
+    """
+    configs = _configs(spec, case=case)
+    files = lay_out(spec, case=case, configs=configs)
+    names = [f"model-{index + 1:05}-of-{spec.shards:05}.safetensors" for index in range(spec.shards)]
+    if spec.shards == 1:
+        names = ["model.safetensors"]
+    with new_folder(path) as folder:
+        weight_map, total = {}, 0
+        for name, members in zip(names, files, strict=True):
+            with TensorWriter(folder / name, header_room=header_room(members)) as writer:
+                for tensor in members:
+                    writer.add(tensor.published, _make(tensor, seed=spec.seed))
+                    if not tensor.superseded:
+                        weight_map[tensor.published], total = name, total + tensor.nbytes
+        if spec.shards > 1:
+            index_file = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            _write_json(folder / "model.safetensors.index.json", index_file)
+        for name, config in configs.items():
+            _write_json(folder / name, config)
+        byte_tokenizer(case.special_tokens).save(str(folder / "tokenizer.json"))
+        tokenizer_config = {
+            "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>", "clean_up_tokenization_spaces": False,
+            "model_max_length": configs["config.json"]["text_config"]["max_position_embeddings"],
+        }  # fmt: skip
+        _write_json(folder / "tokenizer_config.json", tokenizer_config)
+        _write_json(folder / RANDOM_MARK, {"trained": False, "seed": spec.seed})
+    return path
+
+
+def _configs(spec: RandomSpec, *, case: Case) -> Configs:
+    """The JSON files of the checkpoint.
 
     Raises:
         InputError: sizes that do not fit together.
@@ -87,40 +87,26 @@ def build_random(spec: RandomSpec, *, case: Case, path: Path) -> Path:
         msg = "checkpoint random: chunk_seconds must be even: the projector merges the frames of a chunk by 4"
         raise InputError(msg)
     configs["config.json"]["dtype"] = audio["dtype"] = text["dtype"] = spec.dtype
-    parameters = [parameter for parameter in case.parameters(configs) if not parameter.zero_if_absent]
-    # Interleaved, so that consecutive layers and the three towers meet in every file.
-    files = [parameters[index :: spec.shards] for index in range(spec.shards)]
-    names = [f"model-{index + 1:05}-of-{spec.shards:05}.safetensors" for index in range(spec.shards)]
-    if spec.shards == 1:
-        names = ["model.safetensors"]
-    with new_folder(path) as folder:
-        weight_map, total = {}, 0
-        for name, members in zip(names, files, strict=True):
-            with TensorWriter(folder / name) as writer:
-                for parameter in members:
-                    tensor = _cast(_draw(parameter.name, parameter.shape, seed=spec.seed), spec.dtype)
-                    published = case.published_name(parameter.name)
-                    writer.add(published, tensor)
-                    weight_map[published], total = name, total + tensor.data.nbytes
-        if spec.shards > 1:
-            index_file = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            _write_json(folder / "model.safetensors.index.json", index_file)
-        for name, config in configs.items():
-            _write_json(folder / name, config)
-        byte_tokenizer(case.special_tokens).save(str(folder / "tokenizer.json"))
-        tokenizer_config = {
-            "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>",
-            "pad_token": "<|endoftext|>", "clean_up_tokenization_spaces": False,
-            "model_max_length": text["max_position_embeddings"],
-        }  # fmt: skip
-        _write_json(folder / "tokenizer_config.json", tokenizer_config)
-        _write_json(folder / RANDOM_MARK, {"trained": False, "seed": spec.seed})
-    return path
+    # Stacks differ in which of both flags they obey.
+    configs["config.json"]["tie_word_embeddings"] = text["tie_word_embeddings"] = spec.tied
+    return configs
 
 
-def _draw(name: str, shape: tuple[int, ...], *, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _make(tensor: PlannedTensor, *, seed: int) -> RawTensor:
+    """Draw a planned tensor, with its defects."""
+    name = f"{tensor.name} superseded" if tensor.superseded else tensor.name
+    values = _draw(tensor.name, tensor.shape, seed=f"{seed}/{name}")[: tensor.stored_shape[0]]
+    elements = values.reshape(-1)
+    if tensor.nan:
+        elements[0] = np.nan
+    if tensor.inf:
+        elements[-1] = np.inf
+    return _cast(values, tensor.dtype)
+
+
+def _draw(name: str, shape: tuple[int, ...], *, seed: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     # Seeded by name: a parameter's values do not depend on which others there are, nor on their order.
-    entropy = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little")
+    entropy = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little")
     noise = np.random.default_rng(entropy).standard_normal(shape, dtype=np.float32)
     if name.endswith("norm.weight"):
         return (1 + 0.1 * noise).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.compare.activations import compare_activations
+from harness.compare.audit import compare_audit
 from harness.compare.features import compare_features
 from harness.compare.parameters import compare_parameters
 from harness.compare.plan import plan_pair
@@ -27,6 +28,13 @@ def check_comparable(candidate: Manifest, reference: Manifest) -> None:
     Raises:
         TraceError: they differ in case, checkpoint, clips or prompt; names every field that differs.
     """
+    for manifest in (candidate, reference):
+        if manifest.work != "run":
+            msg = (
+                f"the trace of {manifest.leg} is of an audit alone: it has no activations to compare; "
+                "capture the leg with 'harness capture'"
+            )
+            raise TraceError(msg)
     fields = {
         "case": (candidate.case, reference.case),
         "checkpoint.digest": (candidate.checkpoint.digest, reference.checkpoint.digest),
@@ -100,12 +108,30 @@ def compare_pair(
     ]
 
 
+def compare_loading(planned: Sequence[PlannedCheck], *, trace: Trace, scope: Scope) -> list[CheckResult]:
+    """Make the checks of a leg's loading."""
+    return [
+        *(check.result("pass") for check in planned if check.kind == "leg"),
+        *compare_audit(
+            [check for check in planned if check.kind == "audit"],
+            trace=trace,
+            case=scope.case,
+            configs=scope.configs,
+        ),
+    ]
+
+
 def compare_leg(
-    planned: Sequence[PlannedCheck], *, trace: Trace, features: LibrosaFeatures, tolerances: Tolerances
+    planned: Sequence[PlannedCheck],
+    *,
+    trace: Trace,
+    scope: Scope,
+    features: LibrosaFeatures,
+    tolerances: Tolerances,
 ) -> list[CheckResult]:
     """Make the checks of one captured leg by itself."""
     return [
-        *(check.result("pass") for check in planned if check.kind == "leg"),
+        *compare_loading(planned, trace=trace, scope=scope),
         *compare_features(
             [check for check in planned if check.kind == "features"],
             trace=trace,

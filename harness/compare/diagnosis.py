@@ -19,9 +19,16 @@ def diagnose(checks: Sequence[CheckResult], divergence: Divergence | None) -> st
     if not failed:
         return ""
     parts = []
-    if parameters := [check for check in failed if check.kind == "parameter"]:
-        names = _grouped(check.subject for check in parameters)
-        parts.append(f"{', '.join(names)} (e.g. {parameters[0].message})")
+    audits = [check for check in failed if check.kind == "audit"]
+    poisoned = [check for check in failed if check.kind == "poison"]
+    # The audit says why, the comparison only that; what only the second finds is said too.
+    audited = {check.subject for check in audits}
+    parameters = [check for check in failed if check.kind == "parameter" and check.subject not in audited]
+    for found in (audits, parameters or ([] if audits else poisoned)):
+        if found:
+            names = _grouped(dict.fromkeys(check.subject for check in found))
+            parts.append(f"{', '.join(names)} (e.g. {found[0].message})")
+    parameters += audits
     if divergence is not None:
         parts.append(
             f"first divergence at {divergence.probe} in {len(divergence.clips)} of "

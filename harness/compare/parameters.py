@@ -42,10 +42,6 @@ def compare_parameters(
 BITWISE = ("elements that differ", "rows that differ")
 
 
-#: A vLLM leg is built in memory filled with NaN (:mod:`harness.backends.vllm_loader`).
-_UNWRITTEN = "; what vLLM's loader never wrote is NaN"
-
-
 class _Pair:
     """Two traces, and where in the reference each digest is found."""
 
@@ -115,7 +111,7 @@ class _Pair:
     def _not_finite(self, check: PlannedCheck, record: ParameterRecord, trace: Trace) -> CheckResult:
         values = trace.parameter_values(record.name)
         where = "" if values is None else _ranges(np.flatnonzero(~np.isfinite(values)))
-        hint = _UNWRITTEN if trace.manifest.backend.startswith("vllm") else ""
+        hint = _why_not_finite(record.name, trace)
         return check.result(
             "fail",
             f"{record.source} on {trace.manifest.leg}: {record.non_finite} of {_size(record)} elements are "
@@ -173,6 +169,18 @@ class _Pair:
             allowed=0,
             where=_ranges(wrong),
         )
+
+
+def _why_not_finite(name: str, trace: Trace) -> str:
+    """Poison and the checkpoint's own NaN look alike; the load audit tells them apart."""
+    audit = trace.audit
+    shards = [shard for shard in audit.shards if shard.name == name]
+    if any(shard.uninitialised for shard in shards):
+        return "; its loader never wrote them (see the load audit)"
+    sources = {source for shard in shards for source in shard.sources}
+    if any(tensor.non_finite for tensor in audit.tensors if tensor.name in sources):
+        return "; the checkpoint itself holds them"
+    return ""
 
 
 def _metric(record: ParameterRecord) -> str:

@@ -20,6 +20,11 @@ LOGITS = "lm.logits"
 FEATURES = "features.mel"
 LIBROSA = "librosa"
 UNMAPPED = "parameters.unmapped"
+TRANSCRIPTS = "transcripts"
+#: Of a leg's load audit, beside its parameters: those without a canonical name, and the checkpoint's side.
+OTHERS = "parameters.others"
+CONSUMED, ONCE = "checkpoint.consumed", "checkpoint.once"
+EXPECTED, FINITE = "checkpoint.expected", "checkpoint.finite"
 #: Rates over all clips of a pair: the change of each leg's rate against the truth, and the rate of the
 #: candidate leg's transcripts against the reference leg's.
 RATES = ("wer", "cer", "wer.between", "cer.between")
@@ -78,12 +83,38 @@ def pair_name(candidate: str, reference: str) -> str:
     return f"{candidate}-vs-{reference}"
 
 
+def plan_audit(scope: Scope, *, leg: str) -> tuple[PlannedCheck, ...]:
+    """The checks of one leg's loading: that it ran, every parameter, and the checkpoint's side."""
+    case = scope.case
+    names = [parameter.name for parameter in case.parameters(scope.configs)]
+    return (
+        PlannedCheck(id=f"{case.name}-leg-{leg}", kind="leg", pair=leg, subject="leg"),
+        *(
+            PlannedCheck(id=f"{case.name}-audit-{name}-{leg}", kind="audit", pair=leg, subject=name)
+            for name in (*names, OTHERS, CONSUMED, ONCE, EXPECTED, FINITE)
+        ),
+    )
+
+
+def plan_twin(scope: Scope, *, leg: str) -> tuple[PlannedCheck, ...]:
+    """The checks of a leg against itself over another fill: nothing may differ in any bit."""
+    case = scope.case
+    subjects = [parameter.name for parameter in case.parameters(scope.configs)]
+    if scope.clips:
+        subjects += [probe.name for probe in case.probes(scope.configs)]
+        subjects.append(TRANSCRIPTS)
+    return tuple(
+        PlannedCheck(id=f"{case.name}-poison-{subject}-{leg}", kind="poison", pair=leg, subject=subject)
+        for subject in subjects
+    )
+
+
 def plan_leg(scope: Scope, *, leg: str) -> tuple[PlannedCheck, ...]:
-    """The checks of one leg by itself: that it ran, and its features against librosa's."""
+    """The checks of one leg by itself: that it ran, its load audit, and its features against librosa's."""
     case = scope.case.name
     pair = pair_name(leg, LIBROSA)
     return (
-        PlannedCheck(id=f"{case}-leg-{leg}", kind="leg", pair=leg, subject="leg"),
+        *plan_audit(scope, leg=leg),
         *(
             PlannedCheck(
                 id=f"{case}-{clip.id}-{FEATURES}-{pair}",
@@ -131,9 +162,15 @@ def plan_pair(scope: Scope, *, candidate: str, reference: str) -> tuple[PlannedC
     return tuple(checks)
 
 
-def plan_run(scope: Scope, *, reference: str, candidates: Sequence[str]) -> tuple[PlannedCheck, ...]:
-    """Every check of a run: each leg once, then each candidate against the reference."""
+def plan_run(
+    scope: Scope, *, reference: str, candidates: Sequence[str], twins: Sequence[str] = ()
+) -> tuple[PlannedCheck, ...]:
+    """Every check of a run: each leg once, each twin with its leg, each candidate against the reference.
+
+    ``twins`` are the legs that run twice, over two fills.
+    """
     checks = [check for leg in (reference, *candidates) for check in plan_leg(scope, leg=leg)]
+    checks += [check for leg in twins for check in plan_twin(scope, leg=leg)]
     for candidate in candidates:
         checks += plan_pair(scope, candidate=candidate, reference=reference)
     return tuple(checks)

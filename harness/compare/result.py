@@ -7,18 +7,28 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import ExitCode
-from harness.trace.schema import ClipEntry, DType, Environment, LoaderState
+from harness.trace.schema import ClipEntry, DType, Environment, LoaderState, Work
 
-REPORT_SCHEMA_VERSION = 1
+REPORT_SCHEMA_VERSION = 2
 
 #: ``missing`` should have been compared and could not be; ``unsupported`` cannot be, with the reason.
 Status = Literal["pass", "fail", "missing", "unsupported", "error"]
 #: From cheap to dear; also the order in which kinds are shown.
-Kind = Literal["leg", "parameter", "features", "activation", "logits", "transcript"]
-KINDS: tuple[Kind, ...] = ("leg", "parameter", "features", "activation", "logits", "transcript")
+Kind = Literal["leg", "audit", "poison", "parameter", "features", "activation", "logits", "transcript"]
+KINDS: tuple[Kind, ...] = (
+    "leg",
+    "audit",
+    "poison",
+    "parameter",
+    "features",
+    "activation",
+    "logits",
+    "transcript",
+)
 Outcome = Literal["pass", "fail", "incomplete"]
 LegStatus = Literal["captured", "unavailable", "error"]
-Role = Literal["reference", "candidate"]
+#: A twin is its leg again, over another fill of uninitialised memory.
+Role = Literal["reference", "candidate", "twin"]
 
 #: A finite number; infinities and NaN, which JSON has not, are ``None`` with the message saying so.
 Measured = Annotated[float | None, Field(allow_inf_nan=False)]
@@ -65,6 +75,8 @@ class LegReport(Model):
     log_tail: tuple[str, ...] = ()
     attention: str = ""
     loader: LoaderState = "installed"
+    #: What the loader state made the installed loader do otherwise.
+    loader_changes: tuple[str, ...] = ()
     environment: Environment | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
 
@@ -144,10 +156,11 @@ class LegTranscripts(Model):
 class Report(Model):
     """All that a run found. Written as ``report.json``; the renderers read nothing else."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     harness: str
     created: str
     command: tuple[str, ...]
+    work: Work = "run"
     case: str
     checkpoint: str
     checkpoint_digest: str

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.backends.availability import check_available
 from harness.backends.legs import run_leg
@@ -22,7 +22,11 @@ from harness.trace.tensors import RawTensor, TensorWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from harness.backends.legs import LegOutcome
+    from harness.cases.case import Case
+    from harness.checkpoints.checkpoint import Checkpoint
     from harness.compare.result import LegStatus, Role
+    from harness.run.options import AuditOptions
     from harness.trace import Trace
 
 
@@ -89,27 +93,18 @@ def capture_leg(
     availability = check_available(leg.name, interpreter=leg.interpreter)
     if not availability.available:
         progress(name, f"not run: {availability.reason}")
-        return _captured(leg, status="unavailable", reason=availability.reason)
+        return as_leg(leg, status="unavailable", reason=availability.reason)
     out = options.out.resolve()
     request = LegRequest(
-        case=options.case,
-        leg=name,
-        stack=leg.name.stack,
-        device=leg.name.device,
-        dtype=options.dtype,
-        attention=options.attention,
-        loader="installed",
-        checkpoint_folder=checkpoint.folder.resolve(),
-        checkpoint=checkpoint.entry,
+        **shared_fields(leg, options, checkpoint=checkpoint, case=prepared.scope.case),
+        work="run",
         clips=prepared.entries,
         audio=audio,
-        prompt_token_ids=checkpoint.prompt_token_ids,
-        stop_token_ids=prepared.scope.case.stop_token_ids(checkpoint.configs),
         max_new_tokens=prepared.max_new_tokens,
-        seed=options.seed,
         trace=out / "traces" / name,
         log=out / "logs" / f"{name}.log",
         progress=out / "work" / f"{name}.progress",
+        failure=out / "work" / f"{name}.failure",
     )
     progress(name, f"starting in {leg.interpreter}")
     ended = run_leg(
@@ -118,23 +113,48 @@ def capture_leg(
         timeout=options.timeout,
         progress=lambda text: progress(name, text),
     )
+    return ended_leg(leg, ended, log=request.log, progress=progress)
+
+
+def shared_fields(
+    leg: Leg, options: RunOptions | AuditOptions, *, checkpoint: Checkpoint, case: Case
+) -> dict[str, Any]:
+    """The fields of a request that do not depend on what the leg is to do."""
+    return {
+        "case": options.case,
+        "leg": str(leg.name),
+        "stack": leg.name.stack,
+        "device": leg.name.device,
+        "dtype": options.dtype,
+        "attention": options.attention,
+        "loader": leg.loader,
+        "fill": leg.fill,
+        "checkpoint_folder": checkpoint.folder.resolve(),
+        "checkpoint": checkpoint.entry,
+        "prompt_token_ids": checkpoint.prompt_token_ids,
+        "stop_token_ids": case.stop_token_ids(checkpoint.configs),
+        "seed": options.seed,
+    }
+
+
+def ended_leg(leg: Leg, ended: LegOutcome, *, log: Path, progress: Callable[[str, str], None]) -> CapturedLeg:
+    """A leg whose process has ended, with a trace or with the reason why there is none."""
+    name = str(leg.name)
     if ended.trace is None:
         progress(name, f"error: {ended.reason}")
-        return _captured(
+        return as_leg(
             leg,
             status="error",
             reason=ended.reason,
-            log=str(request.log),
+            log=str(log),
             log_tail=ended.log_tail,
             seconds={"total": ended.seconds},
         )
     progress(name, f"captured in {ended.seconds:.1f} s")
-    return _captured(
-        leg, status="captured", log=str(request.log), trace=ended.trace, seconds={"process": ended.seconds}
-    )
+    return as_leg(leg, status="captured", log=str(log), trace=ended.trace, seconds={"process": ended.seconds})
 
 
-def _captured(
+def as_leg(
     leg: Leg,
     *,
     status: LegStatus,
@@ -144,6 +164,7 @@ def _captured(
     trace: Trace | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> CapturedLeg:
+    """Put what is known of a leg together."""
     manifest = None if trace is None else trace.manifest
     report = LegReport(
         name=str(leg.name),
@@ -157,7 +178,8 @@ def _captured(
         log=log,
         log_tail=log_tail,
         attention="" if manifest is None else manifest.attention,
-        loader="installed" if manifest is None else manifest.loader,
+        loader=leg.loader if manifest is None else manifest.loader,
+        loader_changes=() if manifest is None else manifest.loader_changes,
         environment=None if manifest is None else manifest.environment,
         seconds={**({} if manifest is None else manifest.seconds), **(seconds or {})},
     )
@@ -171,4 +193,4 @@ def captured_from(trace: Trace, *, role: Role, label: str = "") -> CapturedLeg:
         label = f"{name.label}-{label}" if name.label else label
         name = LegName(stack=name.stack, device=name.device, label=label)
     leg = Leg(name=name, role=role, required=True, interpreter="")
-    return _captured(leg, status="captured", trace=trace)
+    return as_leg(leg, status="captured", trace=trace)

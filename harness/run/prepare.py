@@ -72,7 +72,8 @@ def prepare(options: RunOptions, *, single: bool = False) -> Prepared:
     for rate in RATES if checkpoint.trained else ():
         tolerances.for_rate(rate, dtype=options.dtype)
     scope = Scope(case=case, configs=checkpoint.configs, clips=entries, trained=checkpoint.trained)
-    identifiers = [leg.name.identifier for leg in legs]
+    identifiers = [leg.name.identifier for leg in legs if leg.role != "twin"]
+    twins = [leg.name.identifier for leg in legs if leg.role != "twin" and leg.name.stack == "vllm"]
     return Prepared(
         options=options,
         legs=legs,
@@ -82,5 +83,10 @@ def prepare(options: RunOptions, *, single: bool = False) -> Prepared:
         scope=scope,
         tolerances=tolerances,
         max_new_tokens=max_new_tokens,
-        plan=plan_run(scope, reference=identifiers[0], candidates=identifiers[1:]),
+        plan=plan_run(
+            scope,
+            reference=identifiers[0],
+            candidates=identifiers[1:],
+            twins=twins if options.dual_poison and not single else (),
+        ),
     )

@@ -13,6 +13,7 @@ from harness.files import sha256_file
 from harness.trace.schema import (
     SCHEMA_VERSION,
     SEAL,
+    LoadAudit,
     Manifest,
     ParameterRecord,
     ParameterTable,
@@ -82,7 +83,10 @@ class Trace:
                     f"manifest says {entry.sha256[:12]}…; capture this leg again"
                 )
                 raise TraceError(msg)
-        if missing := {"parameters.json", "parameters.safetensors", "transcripts.json"} - announced:
+        if (
+            missing := {"audit.json", "parameters.json", "parameters.safetensors", "transcripts.json"}
+            - announced
+        ):
             msg = f"{self.path}: the manifest lists no {', '.join(sorted(missing))}"
             raise TraceError(msg)
 
@@ -113,6 +117,11 @@ class Trace:
         """A 64-bit digest per row of a parameter of two or more dimensions."""
         key = f"rows/{name}"
         return self._parameter_file.read(key).values if key in self._parameter_file else None
+
+    @cached_property
+    def audit(self) -> LoadAudit:
+        """What loading did to the parameters."""
+        return _load(self.path / "audit.json", LoadAudit)
 
     @cached_property
     def transcripts(self) -> dict[str, TranscriptRecord]:

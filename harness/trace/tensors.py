@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 _NUMPY: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
     "I64": np.dtype("<i8"), "U64": np.dtype("<u8"), "I32": np.dtype("<i4"), "I8": np.dtype("i1"),
+    "I16": np.dtype("<i2"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "BOOL": np.dtype("?"),
     "U8": np.dtype("u1"), "F8_E4M3": np.dtype("u1"), "F8_E5M2": np.dtype("u1"),
 }  # fmt: skip
 _DTYPE = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
-          "uint64": "U64", "int32": "I32", "int8": "I8", "uint8": "U8", "float8_e4m3fn": "F8_E4M3",
+          "uint64": "U64", "int32": "I32", "int16": "I16", "uint32": "U32", "uint16": "U16",
+          "bool": "BOOL", "int8": "I8", "uint8": "U8", "float8_e4m3fn": "F8_E4M3",
           "float8_e5m2": "F8_E5M2"}  # fmt: skip
 _NAME = {code: name for name, code in _DTYPE.items()}
 
@@ -167,6 +169,11 @@ class TensorFile:
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
         return tuple(self._header[name]["shape"])
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a tensor by its torch name, without reading it; safetensors' name if it has none."""
+        code = str(self._header[name]["dtype"])
+        return _NAME.get(code, code)
 
     def read(self, name: str) -> RawTensor:
         """Map one tensor.

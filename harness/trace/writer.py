@@ -13,9 +13,11 @@ from harness.files import new_folder, sha256_file
 from harness.trace.schema import (
     SEAL,
     FileEntry,
+    LoadAudit,
     Manifest,
     ParameterRecord,
     ParameterTable,
+    Record,
     TranscriptRecord,
     TranscriptTable,
 )
@@ -51,6 +53,7 @@ class TraceWriter:
         )
         self._records: list[ParameterRecord] = []
         self._unmapped: list[str] = []
+        self._audit: LoadAudit | None = None
         self._transcripts: dict[str, TranscriptRecord] = {}
         self._clips: dict[str, TensorWriter] = {}
 
@@ -103,6 +106,10 @@ class TraceWriter:
         """Record parameters of the model that have no canonical name."""
         self._unmapped.extend(names)
 
+    def add_audit(self, audit: LoadAudit) -> None:
+        """Record what loading did to the parameters."""
+        self._audit = audit
+
     def add_activation(self, *, clip: str, probe: str, tensor: RawTensor) -> None:
         """Record what a probe saw for one clip; on disk when this returns."""
         self._clip_file(clip).add(probe, tensor)
@@ -122,10 +129,18 @@ class TraceWriter:
         return self._clips[clip]
 
     def finish(self, manifest: Manifest, *, log: Path | None = None) -> None:
-        """Close all files, digest them, and write the manifest. ``manifest.files`` is filled in here."""
+        """Close all files, digest them, and write the manifest. ``manifest.files`` is filled in here.
+
+        Raises:
+            RuntimeError: there was no :meth:`add_audit`.
+        """
         self._stack.close()
+        if self._audit is None:
+            msg = f"the trace of {manifest.leg} has no load audit"
+            raise RuntimeError(msg)
         order = {clip.id: index for index, clip in enumerate(manifest.clips)}
-        tables = {
+        tables: dict[str, Record] = {
+            "audit.json": self._audit,
             "parameters.json": ParameterTable(
                 parameters=tuple(sorted(self._records, key=lambda record: record.name)),
                 unmapped=tuple(sorted(self._unmapped)),

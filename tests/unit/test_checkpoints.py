@@ -78,16 +78,19 @@ class TestSpec:
             RandomSpec.parse(text, case=CASE)
 
     @pytest.mark.parametrize("value", ["", "-1", "1.0", "0x1", "one", "٣", "²", "1_0", "+1", "1;shards=2"])
-    @pytest.mark.parametrize(("key", "least"), [("seed", 0), ("shards", 1), ("encoder_layers", 1)])
-    def test_bad_number(self, key: str, least: int, value: str) -> None:
-        message = f"{key} takes a whole number from {least}, found {value!r}"
+    @pytest.mark.parametrize(
+        ("key", "range_"),
+        [("seed", "0 to 999999999999999999"), ("shards", "1 to 131072"), ("encoder_layers", "1 to 131072")],
+    )
+    def test_bad_number(self, key: str, range_: str, value: str) -> None:
+        message = f"{key} takes a whole number from {range_}, found {value!r}"
         with pytest.raises(InputError, match=re.escape(message)):
             RandomSpec.parse(f"{key}={value}", case=CASE)
 
     @pytest.mark.parametrize("key", ["shards", "encoder_layers", "context"])
     def test_zero_is_for_the_seed_only(self, key: str) -> None:
         assert RandomSpec.parse("seed=0", case=CASE).seed == 0
-        with pytest.raises(InputError, match=f"{key} takes a whole number from 1, found '0'"):
+        with pytest.raises(InputError, match=f"{key} takes a whole number from 1 to 131072, found '0'"):
             RandomSpec.parse(f"{key}=0", case=CASE)
 
     @pytest.mark.parametrize("value", ["", "fp32", "float64", "int8", "BFLOAT16"])

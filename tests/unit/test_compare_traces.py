@@ -9,7 +9,7 @@ import pytest
 
 from harness.backends.names import LegName
 from harness.compare.compare import check_comparable
-from harness.compare.plan import LIBROSA, RATES, UNMAPPED, plan_run
+from harness.compare.plan import CONSUMED, LIBROSA, RATES, UNMAPPED, plan_run
 from harness.compare.result import LegReport
 from harness.errors import ExitCode, InputError, TraceError
 from harness.run import CapturedLeg, judge, judge_traces, make_report
@@ -155,8 +155,8 @@ class TestReport:
         assert (report.outcome, report.exit_code) == ("pass", ExitCode.PASS)
         assert report.diagnosis == ""
         assert report.first_divergence is None
-        assert report.counts == {"pass": 83, "fail": 0, "missing": 0, "unsupported": 4, "error": 0}
-        assert report.verdict == "vllm-cpu agrees with hf-cpu: 83 checks passed, 4 not gated or not supported"
+        assert report.counts == {"pass": 169, "fail": 0, "missing": 0, "unsupported": 4, "error": 0}
+        assert report.verdict == "vllm-cpu agrees with hf-cpu: 169 checks passed, 4 not gated or not supported"
         assert (report.case, report.dtype, report.trained) == ("glm_asr", dtype, False)
         assert (report.checkpoint, report.checkpoint_digest) == ("synthetic", "c" * 64)
         assert [(leg.name, leg.role, leg.status) for leg in report.legs] == [
@@ -190,7 +190,7 @@ class TestReport:
             " -> first divergence at encoder.layers.0.k_proj in 3 of 3 clips"
             " -> first-token logits differ in 3 clips"
         )
-        assert report.verdict == f"10 of 87 checks failed: {report.diagnosis}"
+        assert report.verdict == f"10 of 173 checks failed: {report.diagnosis}"
 
     def test_constant_bias_that_no_activation_shows(self, tmp_path: Path) -> None:
         """What cancels in the softmax is red all the same."""
@@ -384,7 +384,8 @@ class TestLegsWithoutTrace:
         )
         assert (report.outcome, report.exit_code) == ("incomplete", ExitCode.INCOMPLETE)
         assert report.verdict == "leg vllm-cpu did not finish: killed by SIGSEGV"
-        assert self.statuses(report, "vllm_cpu") == {"error"}
+        assert self.statuses(report, "vllm_cpu") == {"error", "missing"}
+        assert [check.kind for check in report.checks if check.status == "error"] == ["leg"]
         assert self.statuses(report, "vllm_cpu-vs-librosa") == {"missing"}
         assert self.statuses(report, "vllm_cpu-vs-hf_cpu") == {"missing"}
         assert self.statuses(report, "hf_cpu-vs-librosa") == {"pass"}
@@ -438,7 +439,7 @@ class TestLegsWithoutTrace:
         )
         assert (report.outcome, report.exit_code) == ("pass", ExitCode.PASS)
         assert report.verdict == (
-            "vllm-cpu agrees with hf-cpu: 83 checks passed, 4 not gated or not supported; "
+            "vllm-cpu agrees with hf-cpu: 169 checks passed, 4 not gated or not supported; "
             "vllm-cuda, not required, did not run: no vllm in this interpreter"
         )
         for name in ("vllm_cuda", "vllm_cuda-vs-librosa", "vllm_cuda-vs-hf_cpu"):
@@ -480,7 +481,8 @@ def test_plan_is_what_the_case_and_the_clips_say(tmp_path: Path) -> None:
     parameters = len(CASE.parameters(CONFIGS)) + 1
     expected: dict[tuple[str, str], int] = {}
     for leg in ("hf_cpu", "vllm_cpu", "vllm_cpu@0.19.1"):
-        expected |= {(leg, "leg"): 1, (f"{leg}-vs-{LIBROSA}", "features"): 3}
+        expected |= {(leg, "leg"): 1, (leg, "audit"): parameters - 1 + 5}
+        expected |= {(f"{leg}-vs-{LIBROSA}", "features"): 3}
     for leg in ("vllm_cpu", "vllm_cpu@0.19.1"):
         pair = f"{leg}-vs-hf_cpu"
         expected |= {(pair, "parameter"): parameters, (pair, "logits"): 3, (pair, "transcript"): 4}
@@ -492,6 +494,8 @@ def test_plan_is_what_the_case_and_the_clips_say(tmp_path: Path) -> None:
     assert f"glm_asr-{UNMAPPED}-vllm_cpu-vs-hf_cpu" in ids
     assert "glm_asr-cat-encoder.layers.0.k_proj-vllm_cpu-vs-hf_cpu" in ids
     assert "glm_asr-leg-hf_cpu" in ids
+    assert f"glm_asr-audit-{K_BIAS}-vllm_cpu@0.19.1" in ids
+    assert f"glm_asr-audit-{CONSUMED}-hf_cpu" in ids
 
 
 @pytest.mark.parametrize("name", ["*", "*/*", "[!/]*[!/]", "cat/*", "*/audio", "layers.*"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import harness
-from harness.backends.legs import LegOutcome, run_leg
+from harness.backends.legs import LegOutcome, run_leg, run_legs
 from harness.backends.request import LegRequest
 from harness.trace.schema import CheckpointEntry, ClipEntry
 from tests.unit.test_trace_folder import write_trace
@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 ROOT = Path(harness.__file__).parent.parent
 
 
-def leg_request(folder: Path) -> LegRequest:
+def leg_request(folder: Path, leg: str = "hf-cpu") -> LegRequest:
     return LegRequest(
         case="glm_asr",
-        leg="hf-cpu",
+        leg=leg,
         stack="hf",
         device="cpu",
         dtype="float32",
         attention="sdpa",
+        work="run",
         loader="installed",
+        fill="nan",
         checkpoint_folder=folder / "checkpoint",
         checkpoint=CheckpointEntry(source="random", digest="c" * 64, config={}, trained=False),
         clips=(ClipEntry(id="one", sha256="d" * 64, samples=6, transcript=None, language="en"),),
@@ -42,9 +44,10 @@ def leg_request(folder: Path) -> LegRequest:
         stop_token_ids=(3,),
         max_new_tokens=4,
         seed=0,
-        trace=folder / "out" / "traces" / "hf-cpu",
+        trace=folder / "out" / "traces" / leg,
         log=folder / "out" / "logs" / "hf-cpu.log",
         progress=folder / "out" / "work" / "hf-cpu.progress",
+        failure=folder / "out" / "work" / f"{leg}.failure",
     )
 
 
@@ -139,12 +142,36 @@ class TestTheReason:
         assert ended.trace is None
         assert "log.txt was changed after the capture" in ended.reason
 
-    def test_a_trace_counts_only_with_a_good_end(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("line", ["exit 1", "kill -SEGV $$"])
+    def test_a_complete_trace_counts_however_its_process_ended(self, tmp_path: Path, line: str) -> None:
+        """It was renamed into place last of all: what came after took nothing from it."""
         source = write_trace(tmp_path / "prepared")
         copy = shlex.join(["cp", "-r", str(source), str(leg_request(tmp_path).trace)])
-        ended = run_script(tmp_path, copy, "exit 1")
+        ended = run_script(tmp_path, copy, line)
+        assert ended.trace is not None
+        assert ended.reason == ""
+
+    def test_an_unfinished_trace_does_not(self, tmp_path: Path) -> None:
+        source = write_trace(tmp_path / "prepared")
+        target = leg_request(tmp_path).trace
+        copy = shlex.join(["cp", "-r", str(source), str(target)])
+        ended = run_script(tmp_path, copy, f"rm {target}/manifest.json", "exit 1")
         assert ended.trace is None
         assert ended.reason == "ended with exit status 1, and it logged nothing"
+
+    def test_what_the_leg_itself_gives(self, tmp_path: Path) -> None:
+        """The last line of a log may be anything; the leg knows what it could not do."""
+        failure = leg_request(tmp_path).failure
+        ended = run_script(tmp_path, f"printf 'no such model' > {failure}", "echo later", "exit 1")
+        assert ended.trace is None
+        assert ended.reason == "no such model"
+        assert ended.log_tail == ("later",)
+
+    def test_a_reason_of_an_earlier_leg_is_not_given(self, tmp_path: Path) -> None:
+        failure = leg_request(tmp_path).failure
+        failure.parent.mkdir(parents=True)
+        failure.write_text("old", encoding="utf-8")
+        assert run_script(tmp_path, "exit 1").reason == "ended with exit status 1, and it logged nothing"
 
 
 class TestTheEnd:
@@ -261,7 +288,7 @@ class TestDieWith:
 class TestWhatItIsGiven:
     def test_the_request_and_nothing_to_read(self, tmp_path: Path) -> None:
         ended = run_script(
-            tmp_path, 'basename "$1"', f'cp "$2" {tmp_path}/request.json', "cat", 'echo "$# $3 $PPID"'
+            tmp_path, 'basename "$1"', f'cp "$3" {tmp_path}/request.json', "cat", 'echo "$# $2 $PPID"'
         )
         assert ended.log_tail == ("leg_main.py", f"3 {os.getpid()} {os.getpid()}")
         text = (tmp_path / "request.json").read_text(encoding="utf-8")
@@ -291,6 +318,99 @@ class TestWhatItIsGiven:
             progress=hear,
         )
         assert said == ["loading", "encoding"]
+
+
+class TestSeveral:
+    """Several requests in one process, which imports its backend once."""
+
+    LEGS = ("vllm-cpu", "vllm-cpu@finite", "vllm-cpu@third")
+
+    def requests(self, folder: Path) -> list[LegRequest]:
+        return [leg_request(folder, leg) for leg in self.LEGS]
+
+    def run(
+        self, folder: Path, *lines: str, timeout: float = 60, progress: Callable[[str], None] = lambda _: None
+    ) -> tuple[LegOutcome, ...]:
+        requests = self.requests(folder)
+        program = interpreter(folder, *lines)
+        ended = run_legs(requests, interpreter=program, timeout=timeout, progress=progress)
+        assert len(ended) == len(requests)
+        return ended
+
+    def copies(self, folder: Path, *legs: int) -> list[str]:
+        """Lines that put a complete trace where each of the legs is to write one."""
+        source = write_trace(folder / "prepared")
+        targets = [self.requests(folder)[index].trace for index in legs]
+        return [shlex.join(["cp", "-r", str(source), str(target)]) for target in targets]
+
+    def test_all_in_one_process_and_in_order(self, tmp_path: Path) -> None:
+        ended = self.run(
+            tmp_path, 'echo "$#"', f'for file in "$3" "$4" "$5"; do cat "$file" >> {tmp_path}/asked; done'
+        )
+        assert {outcome.log_tail for outcome in ended} == {("5",)}
+        asked = (tmp_path / "asked").read_text(encoding="utf-8").replace("}{", "}\0{").split("\0")
+        assert [LegRequest.model_validate_json(text) for text in asked] == self.requests(tmp_path)
+
+    def test_each_gets_its_trace(self, tmp_path: Path) -> None:
+        ended = self.run(tmp_path, *self.copies(tmp_path, 0, 1, 2))
+        assert [outcome.reason for outcome in ended] == ["", "", ""]
+        assert [outcome.trace and outcome.trace.path for outcome in ended] == [
+            request.trace for request in self.requests(tmp_path)
+        ]
+
+    def test_one_that_fails_takes_nothing_from_the_others(self, tmp_path: Path) -> None:
+        failure = self.requests(tmp_path)[1].failure
+        ended = self.run(tmp_path, *self.copies(tmp_path, 0, 2), f"printf 'no head' > {failure}", "exit 1")
+        assert [outcome.trace is not None for outcome in ended] == [True, False, True]
+        assert [outcome.reason for outcome in ended] == ["", "no head", ""]
+
+    def test_each_gets_its_own_reason(self, tmp_path: Path) -> None:
+        failures = [request.failure for request in self.requests(tmp_path)]
+        lines = [f"printf 'reason {index}' > {failure}" for index, failure in enumerate(failures)]
+        ended = self.run(tmp_path, *lines, "exit 1")
+        assert [outcome.reason for outcome in ended] == ["reason 0", "reason 1", "reason 2"]
+
+    def test_a_crash_is_the_reason_of_those_that_have_no_other(self, tmp_path: Path) -> None:
+        failure = self.requests(tmp_path)[1].failure
+        lines = [*self.copies(tmp_path, 0), f"printf 'no head' > {failure}", "echo third", "kill -SEGV $$"]
+        ended = self.run(tmp_path, *lines)
+        assert [outcome.trace is not None for outcome in ended] == [True, False, False]
+        assert [outcome.reason for outcome in ended] == ["", "no head", "killed by SIGSEGV: third"]
+
+    def test_a_good_end_without_a_trace_is_no_success(self, tmp_path: Path) -> None:
+        ended = self.run(tmp_path, *self.copies(tmp_path, 0, 1))
+        assert [outcome.trace is not None for outcome in ended] == [True, True, False]
+        assert ended[2].reason.endswith("is not a trace: expected a folder with manifest.json, found nothing")
+
+    def test_time_is_given_for_each(self, tmp_path: Path) -> None:
+        ended = self.run(tmp_path, "sleep 0.9", *self.copies(tmp_path, 0, 1, 2), timeout=0.6)
+        assert [outcome.reason for outcome in ended] == ["", "", ""]
+
+    def test_time_limit(self, tmp_path: Path) -> None:
+        """What was done before it stays done."""
+        ended = self.run(tmp_path, *self.copies(tmp_path, 0), "exec sleep 1000", timeout=0.5)
+        assert [outcome.trace is not None for outcome in ended] == [True, False, False]
+        assert [outcome.reason for outcome in ended] == ["", *["no result within 1.5 s, killed"] * 2]
+
+    def test_unfinished_traces_of_all_are_taken_away(self, tmp_path: Path) -> None:
+        traces = leg_request(tmp_path).trace.parent
+        self.run(tmp_path, *(f"mkdir '{traces}/.{leg}.a1'" for leg in self.LEGS), "exit 1")
+        assert not list(traces.iterdir())
+
+    def test_folders_apart(self, tmp_path: Path) -> None:
+        """Each checkpoint of an audit has a folder of its own."""
+        requests = [
+            leg_request(tmp_path / str(index)).model_copy(
+                update={name: getattr(leg_request(tmp_path), name) for name in ("log", "progress")}
+            )
+            for index in range(2)
+        ]
+        program = interpreter(tmp_path, f"printf 'no head' > {requests[1].failure}", "exit 1")
+        ended = run_legs(requests, interpreter=program, timeout=60, progress=lambda _: None)
+        assert [outcome.reason for outcome in ended] == [
+            "ended with exit status 1, and it logged nothing",
+            "no head",
+        ]
 
 
 class TestTheLog:

@@ -15,7 +15,7 @@ from harness.backends.probes import group
 from harness.trace import Trace, TraceWriter
 from harness.trace.tensors import RawTensor
 from tests.synthetic import CASE, CONFIGS
-from tests.unit.test_trace_folder import manifest
+from tests.unit.test_trace_folder import AUDIT, manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +77,7 @@ class TestRecordParameters:
         model: Any = Model(**{name: shape})
         with TraceWriter.create(folder / "trace") as writer:
             probes.record_parameters(model, stack="vllm", case=CASE, configs=CONFIGS, writer=writer)
+            writer.add_audit(AUDIT)
             writer.finish(manifest())
         return Trace(folder / "trace").unmapped_parameters
 

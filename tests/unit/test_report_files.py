@@ -63,9 +63,9 @@ def test_no_report_there(tmp_path: Path) -> None:
         (b"\xff\xfe", "is not a report"),
         (b"[]", "is not a report"),
         (b"{}", "is not a report: schema_version: Field required"),
-        (b'{"schema_version": 2}', "has schema version 2, this harness reads 1"),
-        (b'{"schema_version": 1}', r"is not a report: harness: Field required \(and \d+ more\)"),
-        (b'{"schema_version": 1, "\\u001b[2J": 1}', "is not a report"),
+        (b'{"schema_version": 1}', "has schema version 1, this harness reads 2"),
+        (b'{"schema_version": 2}', r"is not a report: harness: Field required \(and \d+ more\)"),
+        (b'{"schema_version": 2, "\\u001b[2J": 1}', "is not a report"),
     ],
 )
 def test_not_a_report(content: bytes, message: str, tmp_path: Path) -> None:

@@ -13,7 +13,16 @@ import pytest
 
 from harness.errors import InputError, TraceError
 from harness.trace import Manifest, Trace, TraceWriter, reader
-from harness.trace.schema import CheckpointEntry, ClipEntry, Environment, TranscriptRecord
+from harness.trace.schema import (
+    AuditedShard,
+    CheckpointEntry,
+    ClipEntry,
+    Environment,
+    LoadAudit,
+    OfferedTensor,
+    Overwritten,
+    TranscriptRecord,
+)
 from harness.trace.tensors import RawTensor, bfloat16_words
 from harness.trace.writer import seal
 
@@ -25,6 +34,7 @@ CLIPS = ("one", "two.b-2")
 FILES = [
     "activations/one.safetensors",
     "activations/two.b-2.safetensors",
+    "audit.json",
     "log.txt",
     "parameters.json",
     "parameters.safetensors",
@@ -32,6 +42,36 @@ FILES = [
 ]
 BIAS = np.array([1, -2.5, np.nan, np.inf], dtype=np.float32)
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+AUDIT = LoadAudit(
+    shards=(
+        AuditedShard(
+            parameter="qkv.bias",
+            shard="k",
+            name="b.bias",
+            rows=(4, 8),
+            of=12,
+            dtype="float32",
+            elements=4,
+            loaded=2,
+            default=1,
+            uninitialised=1,
+            unwritten=("[4:6]",),
+            sources=("k.bias",),
+        ),
+    ),
+    tensors=(
+        OfferedTensor(
+            name="k.bias",
+            dtype="float32",
+            shape=(4,),
+            non_finite=2,
+            consumed=True,
+            written_to=("qkv.bias[4:8]",),
+        ),
+    ),
+    overwritten=(Overwritten(parameter="qkv.bias", box="[0:1]", first="q.bias", second=None),),
+    not_audited=("x: has no memory after loading",),
+)
 SAMPLES = {clip: np.linspace(-1, 1, 5 + len(clip), dtype=np.float32) for clip in CLIPS}
 
 
@@ -43,7 +83,10 @@ def manifest(**changes: object) -> Manifest:
         "device": "cpu",
         "dtype": "float32",
         "attention": "sdpa",
+        "work": "run",
         "loader": "installed",
+        "loader_changes": (),
+        "fill": "nan",
         "seed": 0,
         "max_new_tokens": 4,
         "prompt_token_ids": (1, 2),
@@ -77,6 +120,7 @@ def fill(writer: TraceWriter) -> None:
         name="c.bias", source="c", tensor=RawTensor(dtype="bfloat16", shape=(2,), data=words)
     )
     writer.add_unmapped(["z", "y"])
+    writer.add_audit(AUDIT)
     for clip in reversed(CLIPS):
         writer.add_activation(clip=clip, probe="encoder.norm", tensor=RawTensor.of(np.ones((2, 3))))
         writer.add_audio(clip=clip, samples=SAMPLES[clip])
@@ -154,6 +198,7 @@ class TestContent:
         with TraceWriter.create(tmp_path / "trace") as writer:
             tensor = RawTensor.of(np.zeros(shape, dtype=np.float32))
             writer.add_parameter(name="emptied", source="emptied", tensor=tensor)
+            writer.add_audit(AUDIT)
             writer.finish(manifest())
         record = Trace(tmp_path / "trace").parameters["emptied"]
         assert (record.shape, record.non_finite, record.max_abs) == (shape, 0, 0.0)
@@ -162,6 +207,7 @@ class TestContent:
         with TraceWriter.create(tmp_path / "trace") as writer:
             tensor = RawTensor.of(np.full((2, 2), np.nan, dtype=np.float16))
             writer.add_parameter(name="bad", source="bad", tensor=tensor)
+            writer.add_audit(AUDIT)
             writer.finish(manifest())
         record = Trace(tmp_path / "trace").parameters["bad"]
         assert (record.non_finite, record.max_abs) == (4, 0.0)
@@ -176,11 +222,15 @@ class TestContent:
             np.testing.assert_array_equal(trace.audio(clip), SAMPLES[clip])
             assert trace.transcripts[clip] == TranscriptRecord(clip=clip, text=clip, token_ids=(1, 2))
 
+    def test_audit(self, tmp_path: Path) -> None:
+        assert Trace(write_trace(tmp_path / "trace")).audit == AUDIT
+
     def test_a_later_transcript_takes_the_place_of_an_earlier_one(self, tmp_path: Path) -> None:
         second = TranscriptRecord(clip="one", text="second", token_ids=(2, 3))
         with TraceWriter.create(tmp_path / "trace") as writer:
             writer.add_transcript(TranscriptRecord(clip="one", text="first", token_ids=(1,)))
             writer.add_transcript(second)
+            writer.add_audit(AUDIT)
             writer.finish(manifest())
         assert Trace(tmp_path / "trace").transcripts["one"] == second
 
@@ -240,6 +290,15 @@ class TestAllOrNothing:
             fill(writer)
         assert not list(tmp_path.iterdir())
 
+    def test_without_an_audit(self, tmp_path: Path) -> None:
+        """What nobody looked at must not read like what had nothing to be found."""
+        with (
+            pytest.raises(RuntimeError, match="the trace of hf-cpu has no load audit"),
+            TraceWriter.create(tmp_path / "trace") as writer,
+        ):
+            writer.finish(manifest())
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize("finished", [True, False])
     def test_an_exception_leaves_nothing(self, tmp_path: Path, finished: bool) -> None:
         def interrupted() -> None:
@@ -256,6 +315,7 @@ class TestAllOrNothing:
     def test_an_older_trace_is_replaced_at_the_end(self, tmp_path: Path) -> None:
         path = write_trace(tmp_path / "trace", seed=1)
         with TraceWriter.create(path) as writer:
+            writer.add_audit(AUDIT)
             writer.finish(manifest(seed=2))
             assert Trace(path).manifest.seed == 1
         assert Trace(path).manifest.seed == 2
@@ -335,7 +395,9 @@ class TestChanged:
         monkeypatch.setattr(reader, "sha256_file", refuse)
         assert problem_of(path) == " cannot be read: Permission denied"
 
-    @pytest.mark.parametrize("name", ["parameters.json", "parameters.safetensors", "transcripts.json"])
+    @pytest.mark.parametrize(
+        "name", ["audit.json", "parameters.json", "parameters.safetensors", "transcripts.json"]
+    )
     def test_a_manifest_without_a_file_that_every_trace_has(self, tmp_path: Path, name: str) -> None:
         path = write_trace(tmp_path / "trace")
         edit_manifest(path, lambda content: content["files"].pop(name))
@@ -366,12 +428,12 @@ class TestNoTrace:
     def test_it_is_wrong_usage(self) -> None:
         assert issubclass(TraceError, InputError)
 
-    @pytest.mark.parametrize("version", [0, 2, "1", None])
+    @pytest.mark.parametrize("version", [0, 1, 3, "2", None])
     def test_another_schema_version(self, tmp_path: Path, version: object) -> None:
         path = write_trace(tmp_path / "trace")
         edit_manifest(path, lambda content: content.update(schema_version=version))
         found = problem_of(path)
-        assert found.startswith("/manifest.json is not valid (schema 1): schema_version: ")
+        assert found.startswith("/manifest.json is not valid (schema 2): schema_version: ")
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -384,7 +446,7 @@ class TestNoTrace:
     )
     def test_a_manifest_of_something_else(self, tmp_path: Path, text: bytes, said: str) -> None:
         (tmp_path / "manifest.json").write_bytes(text)
-        assert problem_of(tmp_path).startswith(f"/manifest.json is not valid (schema 1): {said}")
+        assert problem_of(tmp_path).startswith(f"/manifest.json is not valid (schema 2): {said}")
 
     def test_one_changed_digit(self, tmp_path: Path) -> None:
         path = write_trace(tmp_path / "trace")

@@ -31,7 +31,11 @@ DTYPES = {
     "int64": ("<i8", "I64"),
     "uint64": ("<u8", "U64"),
     "int32": ("<i4", "I32"),
+    "int16": ("<i2", "I16"),
     "int8": ("i1", "I8"),
+    "uint32": ("<u4", "U32"),
+    "uint16": ("<u2", "U16"),
+    "bool": ("?", "BOOL"),
     "uint8": ("u1", "U8"),
     "float8_e4m3fn": ("u1", "F8_E4M3"),
     "float8_e5m2": ("u1", "F8_E5M2"),
@@ -173,7 +177,7 @@ class TestWriter:
                 writer.add("probe", tensor)
         np.testing.assert_array_equal(TensorFile(tmp_path / "a").read("probe").values, np.ones(2))
 
-    @pytest.mark.parametrize("dtype", [np.complex64, np.bool_, np.uint16])
+    @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
     def test_a_dtype_that_is_not_written(self, tmp_path: Path, dtype: type[np.generic]) -> None:
         with (
             TensorWriter(tmp_path / "a") as writer,
@@ -256,13 +260,15 @@ class TestDamage:
 
     def test_a_dtype_that_is_not_read(self, tmp_path: Path) -> None:
         path = tmp_path / "a"
-        safetensors.numpy.save_file({"flags": np.array([True, False])}, path)
+        header = json.dumps({"phases": {"dtype": "C64", "shape": [2], "data_offsets": [0, 16]}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
         file = TensorFile(path)
-        assert file.shape("flags") == (2,)
+        assert file.shape("phases") == (2,)
+        assert file.dtype("phases") == "C64"
         with pytest.raises(
-            TraceError, match="tensor 'flags' has dtype BOOL, which the harness does not read"
+            TraceError, match="tensor 'phases' has dtype C64, which the harness does not read"
         ):
-            file.read("flags")
+            file.read("phases")
 
 
 def rounded_to_bfloat16(values: Array) -> Array:

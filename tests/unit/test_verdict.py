@@ -65,7 +65,7 @@ def said(checks: list[CheckResult], *legs: LegReport, diagnosis: str = "") -> st
 
 def test_every_status_is_counted() -> None:
     checks = [*ALL, check("logits", "fail"), check("leg", "error"), check("leg", "error")]
-    assert count(checks) == {"pass": 6, "fail": 1, "missing": 0, "unsupported": 0, "error": 2}
+    assert count(checks) == {"pass": 8, "fail": 1, "missing": 0, "unsupported": 0, "error": 2}
     assert count([]) == dict.fromkeys(STATUSES, 0)
 
 
@@ -158,19 +158,19 @@ class TestPairs:
 
 class TestVerdict:
     def test_pass(self) -> None:
-        assert said(ALL) == "vllm-cpu agrees with hf-cpu: 6 checks passed"
+        assert said(ALL) == "vllm-cpu agrees with hf-cpu: 8 checks passed"
 
     def test_pass_with_what_was_not_gated(self) -> None:
         legs = [leg(), leg("vllm-cuda"), leg("hf-cuda", "unavailable", reason="no GPU")]
         assert said([*ALL, check("transcript", "unsupported")], *legs) == (
-            "vllm-cpu, vllm-cuda agree with hf-cpu: 6 checks passed, 1 not gated or not supported; "
+            "vllm-cpu, vllm-cuda agree with hf-cpu: 8 checks passed, 1 not gated or not supported; "
             "hf-cuda, not required, did not run: no GPU"
         )
 
     def test_fail_comes_before_everything(self) -> None:
         checks = [*ALL, check("parameter", "fail"), check("leg", "error"), check("logits", "missing")]
         crashed = leg("vllm-cuda", "error", reason="killed")
-        assert said(checks, leg(), crashed, diagnosis="k is wrong") == "1 of 9 checks failed: k is wrong"
+        assert said(checks, leg(), crashed, diagnosis="k is wrong") == "1 of 11 checks failed: k is wrong"
 
     def test_crashed_leg(self) -> None:
         legs = [
@@ -217,7 +217,7 @@ class TestVerdict:
             check("activation", "missing", "projector was not recorded"),
             check("logits", "error"),
         ]
-        assert said(checks) == "2 of 8 checks have no result: projector was not recorded"
+        assert said(checks) == "2 of 10 checks have no result: projector was not recorded"
 
     @given(results, st.lists(st.sampled_from(["captured", "unavailable", "error"]), max_size=3))
     def test_says_agrees_only_where_it_is_a_pass(

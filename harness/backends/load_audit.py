@@ -1,0 +1,200 @@
+"""From what was seen of a load to the trace's audit: every element accounted for, by shard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.backends.poison import fill_word, words
+from harness.trace.schema import AuditedShard, LoadAudit, OfferedTensor, Overwritten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from harness.backends.poison import Unwritten
+    from harness.backends.watch import LoadWatch, Write
+    from harness.cases.case import Case, Configs, Shard
+
+_MOST_RANGES = 3
+
+
+def audit_load(
+    model: torch.nn.Module,
+    *,
+    unwritten: Mapping[str, Unwritten],
+    watch: LoadWatch,
+    stored: Sequence[str],
+    case: Case,
+    configs: Configs,
+) -> LoadAudit:
+    """Account for every element of every parameter, and for every tensor of the checkpoint.
+
+    To be called inside the :func:`harness.backends.poison.filled` of the load.
+
+    Args:
+        model: As loading left it.
+        unwritten: From :meth:`PoisonedParameters.load`.
+        watch: What it saw of the same load.
+        stored: The names of the checkpoint's tensors on disk, as often as they are stored.
+        case: Cuts fused parameters into shards.
+        configs: The checkpoint's configuration.
+    """
+    shards: list[AuditedShard] = []
+    not_audited = []
+    for name, parameter in model.named_parameters():
+        if parameter.device.type == "meta":
+            not_audited.append(f"{name}: has no memory after loading")
+            continue
+        writes = [write for write in watch.writes if write.parameter == name]
+        shards += [
+            _shard(name, parameter, cut, unwritten=unwritten.get(name), writes=writes, watch=watch)
+            for cut in _cuts(case.shards("vllm", name, configs), parameter)
+        ]
+    shards += _buffers(model)
+    offered = [
+        OfferedTensor(
+            name=offer.name,
+            dtype=offer.dtype,
+            shape=offer.shape,
+            non_finite=offer.non_finite,
+            consumed=bool(offer.written_to),
+            written_to=tuple(offer.written_to),
+        )
+        for offer in watch.offers
+    ]
+    never = set(stored) - {offer.name for offer in offered}
+    offered += [
+        OfferedTensor(name=name, dtype="", shape=(), non_finite=0, consumed=False) for name in sorted(never)
+    ]
+    return LoadAudit(
+        shards=tuple(shards),
+        tensors=tuple(offered),
+        overwritten=tuple(_overwritten(watch)),
+        not_audited=tuple(not_audited),
+    )
+
+
+def _cuts(
+    shards: Sequence[Shard], parameter: torch.Tensor
+) -> Iterable[tuple[str | None, str, tuple[int, int]]]:
+    """Canonical name, what shard it is, and rows; rows of no shard are one more, without a name."""
+    rows = parameter.shape[0] if parameter.dim() else 1
+    if not shards:
+        yield None, "", (0, rows)
+        return
+    for shard in shards:
+        module = shard.name.rpartition(".")[0].rpartition(".")[2]
+        short = module.removesuffix("_proj") if len(shards) > 1 else ""
+        yield shard.name, short, (shard.start, shard.stop)
+    if (end := shards[-1].stop) < rows:
+        yield None, "padding", (end, rows)
+
+
+def _shard(
+    name: str,
+    parameter: torch.Tensor,
+    cut: tuple[str | None, str, tuple[int, int]],
+    *,
+    unwritten: Unwritten | None,
+    writes: Sequence[Write],
+    watch: LoadWatch,
+) -> AuditedShard:
+    canonical, short, (start, stop) = cut
+
+    def of(mask: torch.Tensor | None) -> torch.Tensor | None:
+        return mask if mask is None or not mask.dim() else mask[start:stop]
+
+    default, uninitialised = (
+        (None, None) if unwritten is None else (of(unwritten.default), of(unwritten.uninitialised))
+    )
+    counts = [0 if mask is None else int(mask.sum()) for mask in (default, uninitialised)]
+    elements = parameter.numel() if not parameter.dim() else parameter[start:stop].numel()
+    left = [
+        mask
+        for mask, count in zip((default, uninitialised), counts, strict=True)
+        if mask is not None and count
+    ]
+    sources = {
+        watch.offers[write.source].name: None
+        for write in writes
+        if write.source is not None
+        and (not write.box.start or (write.box.start[0] < stop and start < write.box.stop[0]))
+    }
+    return AuditedShard(
+        parameter=name,
+        shard=short,
+        name=canonical,
+        rows=(start, stop),
+        of=parameter.numel(),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        elements=elements,
+        loaded=elements - sum(counts),
+        default=counts[0],
+        uninitialised=counts[1],
+        unwritten=_ranges(torch.stack(left).any(dim=0), offset=start) if left else (),
+        sources=tuple(sources),
+    )
+
+
+def _buffers(model: torch.nn.Module) -> Iterable[AuditedShard]:
+    """Buffers that hold the fill after loading; integers may well mean their largest value."""
+    for name, buffer in model.named_buffers():
+        if buffer.device.type == "meta" or not buffer.dtype.is_floating_point or not buffer.numel():
+            continue
+        mask = words(buffer) == fill_word(buffer)
+        if not (count := int(mask.sum())):
+            continue
+        yield AuditedShard(
+            parameter=name,
+            shard="buffer",
+            name=None,
+            rows=(0, buffer.shape[0] if buffer.dim() else 1),
+            of=buffer.numel(),
+            dtype=str(buffer.dtype).removeprefix("torch."),
+            elements=buffer.numel(),
+            loaded=0,
+            default=buffer.numel() - count,
+            uninitialised=count,
+            unwritten=_ranges(mask, offset=0),
+        )
+
+
+def _overwritten(watch: LoadWatch) -> Iterable[Overwritten]:
+    """Writes over elements that the checkpoint had been loaded into before."""
+    loaded: dict[str, list[Write]] = {}
+    for write in watch.writes:
+        earlier = loaded.setdefault(write.parameter, [])
+        for first in earlier:
+            if first.source == write.source or not first.box.overlaps(write.box) or first.source is None:
+                continue
+            yield Overwritten(
+                parameter=write.parameter,
+                box=str(write.box),
+                first=watch.offers[first.source].name,
+                second=None if write.source is None else watch.offers[write.source].name,
+            )
+        if write.source is not None:
+            earlier.append(write)
+
+
+def _ranges(mask: torch.Tensor, *, offset: int) -> tuple[str, ...]:
+    """Half-open index ranges of the elements that are set: rows, and columns where rows are set in part."""
+    if not mask.dim():
+        return ("[]",)
+    flat = mask.reshape(mask.shape[0], -1)
+    rows = flat.any(dim=1).nonzero()[:, 0]
+    breaks = (rows.diff() != 1).nonzero()[:, 0] + 1
+    runs = torch.tensor_split(rows, breaks.tolist())
+    found = []
+    for run in runs[:_MOST_RANGES]:
+        first, last = int(run[0]), int(run[-1]) + 1
+        text = f"{first + offset}:{last + offset}"
+        part = flat[first:last]
+        if not bool(part.all()):
+            columns = part.any(dim=0).nonzero()[:, 0]
+            text += f", {int(columns[0])}:{int(columns[-1]) + 1}"
+        found.append(f"[{text}]")
+    if len(runs) > _MOST_RANGES:
+        found.append(f"and {len(runs) - _MOST_RANGES} more ranges")
+    return tuple(found)

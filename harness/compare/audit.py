@@ -1,0 +1,175 @@
+"""The load audit's verdict: every element came from the checkpoint, and all of the checkpoint was used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.checkpoints.expectation import not_as_expected
+from harness.compare.plan import CONSUMED, EXPECTED, FINITE, ONCE, OTHERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from harness.cases.case import Case, Configs, Parameter
+    from harness.compare.plan import PlannedCheck
+    from harness.compare.result import CheckResult
+    from harness.trace import Trace
+    from harness.trace.schema import AuditedShard, LoadAudit
+
+_MOST = 3
+
+
+def compare_audit(
+    checks: Iterable[PlannedCheck], *, trace: Trace, case: Case, configs: Configs
+) -> list[CheckResult]:
+    """Judge every planned check of a leg's load audit."""
+    judge = _Judge(trace, case=case, configs=configs)
+    special = {
+        OTHERS: judge.others,
+        CONSUMED: judge.consumed,
+        ONCE: judge.once,
+        EXPECTED: judge.expected,
+        FINITE: judge.finite,
+    }
+    return [
+        special[check.subject](check) if check.subject in special else judge.parameter(check)
+        for check in checks
+    ]
+
+
+class _Judge:
+    """One leg's audit, by canonical name."""
+
+    def __init__(self, trace: Trace, *, case: Case, configs: Configs) -> None:
+        self._leg = trace.manifest.leg
+        self._reference = trace.manifest.backend.startswith("hf")
+        self._audit: LoadAudit = trace.audit
+        self._case, self._configs = case, configs
+        self._parameters: dict[str, Parameter] = {
+            parameter.name: parameter for parameter in case.parameters(configs)
+        }
+        self._shards: dict[str, list[AuditedShard]] = {}
+        for shard in self._audit.shards:
+            if shard.name is not None:
+                self._shards.setdefault(shard.name, []).append(shard)
+        self._stored = {
+            shard.name for tensor in self._audit.tensors for shard in case.shards("hf", tensor.name, configs)
+        }
+
+    def parameter(self, check: PlannedCheck) -> CheckResult:
+        """Every element of a parameter was loaded; or nothing was there to load, and it has a value."""
+        parameter = self._parameters[check.subject]
+        shards = self._shards.get(parameter.name, [])
+        optional = parameter.zero_if_absent and parameter.name not in self._stored
+        if not shards:
+            # A tied parameter is audited under the name of the one whose memory it shares.
+            if optional or parameter.name in self._case.tied(self._configs):
+                return check.result("pass", metric="elements not loaded", measured=0, allowed=0)
+            if parameter.name in self._stored:
+                return check.result(
+                    "fail",
+                    f"the checkpoint has {self._case.published_name(parameter.name)}, "
+                    f"the model of {self._leg} has no place for it",
+                    where=parameter.name,
+                )
+            return check.result(
+                "missing", f"the model of {self._leg} has no parameter {parameter.name}: nothing was audited"
+            )
+        for shard in shards:
+            if shard.uninitialised:
+                return self._not_loaded(check, shard, shard.uninitialised, "never written")
+            if shard.default and not optional:
+                made = "newly initialised by transformers" if self._reference else "left as constructed"
+                why = "" if parameter.name in self._stored else "; the checkpoint has no such tensor"
+                return self._not_loaded(check, shard, shard.default, f"{made}, not loaded{why}")
+            if not optional and parameter.name not in self._stored:
+                return self._not_loaded(
+                    check, shard, shard.elements, "made up by the loader; the checkpoint has no such tensor"
+                )
+        return check.result("pass", metric="elements not loaded", measured=0, allowed=0)
+
+    def _not_loaded(self, check: PlannedCheck, shard: AuditedShard, count: int, what: str) -> CheckResult:
+        place = place_of(shard)
+        return check.result(
+            "fail",
+            f"{place}: {count} of {shard.of} elements {what}",
+            metric="elements not loaded",
+            measured=count,
+            allowed=0,
+            where=place,
+        )
+
+    def others(self, check: PlannedCheck) -> CheckResult:
+        """What the Case has no name for holds values too, and everything could be looked at."""
+        problems = [
+            f"{place_of(shard)}: {shard.uninitialised} of {shard.of} elements never written"
+            for shard in self._audit.shards
+            if shard.name is None and shard.uninitialised
+        ]
+        problems += [f"{name}: not audited" for name in self._audit.not_audited]
+        if not self._audit.shards:
+            problems.append(f"the audit of {self._leg} looked at no parameter")
+        return self._listed(check, problems, metric="parameters with unwritten elements")
+
+    def consumed(self, check: PlannedCheck) -> CheckResult:
+        """Every tensor of the checkpoint went into a parameter, or the Case says that it need not."""
+        problems = [
+            f"{tensor.name} is in the checkpoint and was not loaded by {self._leg}"
+            for tensor in self._audit.tensors
+            if not tensor.consumed and not self._case.ignorable(tensor.name, self._configs)
+        ]
+        if not self._audit.tensors:
+            problems.append(f"{self._leg} was offered no tensor")
+        return self._listed(check, problems, metric="tensors not loaded")
+
+    def once(self, check: PlannedCheck) -> CheckResult:
+        """No tensor is stored twice, and nothing was written over what the checkpoint had."""
+        names = [tensor.name for tensor in self._audit.tensors]
+        problems = [
+            f"{name} is stored {names.count(name)} times"
+            for name in sorted({name for name in names if names.count(name) > 1})
+        ]
+        for entry in self._audit.overwritten:
+            if entry.second == entry.first:
+                continue
+            by = "the loader itself" if entry.second is None else entry.second
+            problems.append(
+                f"{entry.parameter}{entry.box} was loaded from {entry.first} and then overwritten by {by}"
+            )
+        return self._listed(check, problems, metric="tensors loaded twice")
+
+    def expected(self, check: PlannedCheck) -> CheckResult:
+        """Shapes follow from the configuration, and one dtype runs through the checkpoint."""
+        tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in self._audit.tensors]
+        problems = not_as_expected(tensors, case=self._case, configs=self._configs)
+        return self._listed(check, problems, metric="tensors of another shape or dtype")
+
+    def finite(self, check: PlannedCheck) -> CheckResult:
+        """The checkpoint itself holds neither NaN nor Inf."""
+        problems = [
+            f"{tensor.name} holds {tensor.non_finite} NaN or Inf in the checkpoint itself"
+            for tensor in self._audit.tensors
+            if tensor.non_finite
+        ]
+        return self._listed(check, problems, metric="tensors with NaN or Inf")
+
+    def _listed(self, check: PlannedCheck, problems: Sequence[str], *, metric: str) -> CheckResult:
+        text = "; ".join(problems[:_MOST])
+        if len(problems) > _MOST:
+            text += f"; and {len(problems) - _MOST} more"
+        return check.result(
+            "fail" if problems else "pass",
+            text,
+            metric=metric,
+            measured=len(problems),
+            allowed=0,
+            where=problems[0].split(" ")[0].rstrip(":") if problems else "",
+        )
+
+
+def place_of(shard: AuditedShard) -> str:
+    """``…qkv_proj.bias[64:128] (k)``: parameter, the ranges that were not written, and the shard."""
+    ranges = ", ".join(shard.unwritten)
+    if not ranges and shard.elements != shard.of:
+        ranges = f"[{shard.rows[0]}:{shard.rows[1]}]"
+    return f"{shard.parameter}{ranges}" + (f" ({shard.shard})" if shard.shard else "")
