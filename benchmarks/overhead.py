@@ -13,26 +13,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from process import cost_of
 
 _HERE = Path(__file__).resolve().parent
 #: The main job may take this many times as long as both bare runs together.
 ALLOWED = 2.0
-
-
-def timed(command: list[str], *, env: dict[str, str]) -> float:
-    """Run a command to its end and return its wall time in seconds; a failure ends the benchmark."""
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    if done.returncode:
-        sys.exit(
-            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-        )
-    return time.perf_counter() - started
 
 
 def main() -> int:
@@ -59,7 +48,7 @@ def main() -> int:
             str(folder / "report"),
         ]
         # Once uncounted: it warms the disk cache for all three, and leaves the checkpoint and the plan.
-        timed(run, env=env)
+        cost_of(run, env=env)
         work = folder / "report" / "work"
         bare = {
             stack: [sys.executable, str(_HERE / f"bare_{stack}.py"), str(work / f"{leg}.request.json")]
@@ -67,8 +56,8 @@ def main() -> int:
         }
         rows = []
         for _ in range(options.repeat):
-            row = {stack: timed(command, env=env) for stack, command in bare.items()}
-            row["harness"] = timed(run, env=env)
+            row = {stack: cost_of(command, env=env).seconds for stack, command in bare.items()}
+            row["harness"] = cost_of(run, env=env).seconds
             row["ratio"] = row["harness"] / (row["vllm"] + row["hf"])
             rows.append(row)
             print(

@@ -5,8 +5,8 @@ Every leg gets the same values, so that traces made here agree. A test plants it
     wrong = write_trace(path, leg="vllm-cpu", alter=edit("layers.0.k_proj.bias", lambda bias: bias + 1))
     assert compared(wrong, write_trace(other))["layers.0.k_proj.bias"].status == "fail"
 
-Tensors are named ``PARAMETER`` or ``CLIP/PROBE``; a clip's samples are ``CLIP/audio``. The load audit says that
-all was loaded, whatever the tensors hold; ``audit=`` plants a defect there.
+Tensors are named ``PARAMETER`` or ``CLIP/PROBE``; a clip's samples are ``CLIP/audio``. The load audit says
+that all was loaded, whatever the tensors hold; ``audit=`` plants a defect there.
 """
 
 from __future__ import annotations

@@ -156,7 +156,9 @@ class TestReport:
         assert report.diagnosis == ""
         assert report.first_divergence is None
         assert report.counts == {"pass": 169, "fail": 0, "missing": 0, "unsupported": 4, "error": 0}
-        assert report.verdict == "vllm-cpu agrees with hf-cpu: 169 checks passed, 4 not gated or not supported"
+        assert (
+            report.verdict == "vllm-cpu agrees with hf-cpu: 169 checks passed, 4 not gated or not supported"
+        )
         assert (report.case, report.dtype, report.trained) == ("glm_asr", dtype, False)
         assert (report.checkpoint, report.checkpoint_digest) == ("synthetic", "c" * 64)
         assert [(leg.name, leg.role, leg.status) for leg in report.legs] == [
