@@ -99,13 +99,13 @@ def judge_case(case: ContractCase, calls: list[list[Emission]]) -> CaseResult:
         if count > 0 and name not in case.want:
             problems.append(f"{name} was added, which is no bias of this checkpoint")
     for name, want in case.want.items():
-        emission = final.get(name)
+        came_last = final.get(name)
         value = 1.0 if want == "real" else 0.0
-        if emission is None:
+        if came_last is None:
             problems.append(f"{name} never came: it stays uninitialised")
-        elif emission.shape != (rows,):
-            problems.append(f"{name} has shape {list(emission.shape)}, expected [{rows}]")
-        elif set(emission.values) != {value}:
+        elif came_last.shape != (rows,):
+            problems.append(f"{name} has shape {list(came_last.shape)}, expected [{rows}]")
+        elif set(came_last.values) != {value}:
             kept = "the checkpoint's own values were overwritten" if want == "real" else "it is not zero"
             problems.append(f"{name}: {kept}")
     return CaseResult(name=case.name, ok=not problems, message="; ".join(problems))
