@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from harness.errors import ExitCode
 from harness.run import RunOptions, capture_one, judge_traces
@@ -49,6 +50,38 @@ def test_a_k_bias_that_is_not_zero(
     assert report.first_divergence is not None
     assert report.first_divergence.probe == "encoder.layers.0.k_proj"
     assert "layers.0-1.k_proj.bias" in report.verdict
+
+
+@pytest.mark.parametrize(("half", "seen"), [("rotated", True), ("not_rotated", False)])
+def test_where_a_k_bias_cannot_be_seen(
+    half: str, seen: bool, real_run: Path, one_clip: Path, tmp_path: Path, run: Callable[[RunOptions], Report]
+) -> None:
+    """On the half of each head that is not rotated a constant cancels in the softmax: only the bits tell."""
+    columns = slice(0, 32) if half == "rotated" else slice(32, 64)
+
+    def plant(tensors: dict[str, RawTensor]) -> None:
+        for layer in range(2):
+            heads = np.zeros((2, 64), dtype=np.float32)
+            heads[:, columns] = 1.0
+            tensors[f"audio_tower.layers.{layer}.self_attn.k_proj.bias"] = RawTensor.of(heads.reshape(-1))
+
+    checkpoint = rewrite_checkpoint(real_run / "work" / "checkpoint", tmp_path / "checkpoint", change=plant)
+    options = RunOptions(
+        out=tmp_path / "out", checkpoint=str(checkpoint), audio=(one_clip,), max_new_tokens=2
+    )
+    report = run(options)
+
+    assert report.outcome == "fail"
+    red = [check for check in report.checks if check.status == "fail"]
+    failed = {
+        kind: {check.subject for check in red if check.kind == kind}
+        for kind in ("parameter", "activation", "logits")
+    }
+    assert failed["parameter"] == {"layers.0.k_proj.bias", "layers.1.k_proj.bias"}
+    assert "encoder.layers.0.k_proj" in failed["activation"]
+    behind = {"encoder.layers.0.self_attn", "encoder.norm", "projector"}
+    assert behind & failed["activation"] == (behind if seen else set())
+    assert failed["logits"] == ({"lm.logits"} if seen else set())
 
 
 def test_q_and_k_swapped(real_run: Path, tmp_path: Path) -> None:
