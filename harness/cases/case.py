@@ -55,6 +55,19 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """One of the tensors that a quantised parameter is kept as: its packed values, a scale, a shape.
+
+    ``of`` is the canonical parameter, ``name`` the part's own name beside it. ``is_metadata``: it holds no
+    value, and a stack may keep one for several shards.
+    """
+
+    of: str
+    name: str
+    is_metadata: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
     """How the feature extractor makes log-mel features, for an independent computation."""
 
@@ -98,6 +111,10 @@ class Case(ABC):
     @abstractmethod
     def shards(self, stack: Stack, name: str, configs: Configs) -> tuple[Shard, ...]:
         """Split a stack's own parameter into canonical ones; empty where the Case knows none."""
+
+    @abstractmethod
+    def parts(self, stack: Stack, name: str, configs: Configs) -> tuple[Part, ...]:
+        """What a stack's own parameter is a part of, in order of its rows; empty where it is none."""
 
     @abstractmethod
     def tied(self, configs: Configs) -> Mapping[str, str]:

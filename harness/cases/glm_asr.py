@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.cases.case import Case, Configs, FeatureSpec, Parameter, ProbePoint, Shard, Site, Stack
+from harness.cases.case import Case, Configs, FeatureSpec, Parameter, Part, ProbePoint, Shard, Site, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -200,20 +200,37 @@ class GlmAsr(Case):
         if canonical is None:
             return ()
         shapes = {parameter.name: parameter.shape for parameter in self.parameters(configs)}
-        head, _, kind = canonical.rpartition(".")
-        prefix, _, module = head.rpartition(".")
-        prefix = f"{prefix}." if prefix else ""
-        if stack == "vllm" and module in {"qkv_proj", "gate_up_proj"}:
-            parts = ("q_proj", "k_proj", "v_proj") if module == "qkv_proj" else ("gate_proj", "up_proj")
-            shards, start = [], 0
-            for part in parts:
-                full = f"{prefix}{part}.{kind}"
-                if full not in shapes:
-                    return ()
-                shards.append(Shard(name=full, start=start, stop=start + shapes[full][0]))
-                start = shards[-1].stop
-            return tuple(shards)
-        return (Shard(name=canonical, start=0, stop=shapes[canonical][0]),) if canonical in shapes else ()
+        module, _, kind = canonical.rpartition(".")
+        shards, start = [], 0
+        for full in (f"{part}.{kind}" for part in self._unfused(stack, module)):
+            if full not in shapes:
+                return ()
+            shards.append(Shard(name=full, start=start, stop=start + shapes[full][0]))
+            start = shards[-1].stop
+        return tuple(shards)
+
+    def parts(self, stack: Stack, name: str, configs: Configs) -> tuple[Part, ...]:
+        """Whatever lies beside a weight and is no bias: ``weight_scale``, ``weight_packed``, ``qweight``."""
+        canonical = self._canonical(stack, name)
+        if canonical is None or self.shards(stack, name, configs):
+            return ()
+        weights = {parameter.name for parameter in self.parameters(configs)}
+        module, _, kind = canonical.rpartition(".")
+        if kind in {"weight", "bias"}:
+            return ()
+        return tuple(
+            Part(of=f"{part}.weight", name=f"{part}.{kind}", is_metadata=kind == "weight_shape")
+            for part in self._unfused(stack, module)
+            if f"{part}.weight" in weights
+        )
+
+    @staticmethod
+    def _unfused(stack: Stack, module: str) -> tuple[str, ...]:
+        """The canonical modules that a stack's module is, in order of its rows: several if it is fused."""
+        prefix, dot, last = module.rpartition(".")
+        fused = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+        names = fused.get(last, (last,)) if stack == "vllm" else (last,)
+        return tuple(f"{prefix}{dot}{part}" for part in names)
 
     @staticmethod
     def _canonical(stack: Stack, name: str) -> str | None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.cases import CASES, get_case
-from harness.cases.case import Shard
+from harness.cases.case import Part, Shard
 from harness.errors import InputError
 
 if TYPE_CHECKING:
@@ -109,6 +109,34 @@ class TestNames:
         assert (gate.name, up.name) == ("lm.layers.0.gate_proj.weight", "lm.layers.0.up_proj.weight")
         inner = text["intermediate_size"]
         assert (gate.start, gate.stop, up.start, up.stop) == (0, inner, inner, 2 * inner)
+
+    @pytest.mark.parametrize(
+        ("stack", "name", "modules"),
+        [
+            ("vllm", "audio_tower.layers.1.self_attn.qkv_proj.weight_packed",
+             ("layers.1.q_proj", "layers.1.k_proj", "layers.1.v_proj")),
+            ("vllm", "language_model.model.layers.0.mlp.gate_up_proj.weight_shape",
+             ("lm.layers.0.gate_proj", "lm.layers.0.up_proj")),
+            ("vllm", "audio_tower.layers.0.mlp.fc1.qweight", ("layers.0.fc1",)),
+            ("hf", "audio_tower.layers.0.self_attn.k_proj.weight_scale", ("layers.0.k_proj",)),
+            ("hf", "model.language_model.layers.0.mlp.up_proj.weight_scale", ("lm.layers.0.up_proj",)),
+            ("hf", "audio_tower.layers.0.self_attn.qkv_proj.weight_scale", ()),
+            ("vllm", "language_model.model.layers.0.self_attn.attn.k_scale", ()),
+            ("vllm", "audio_tower.layers.9.mlp.fc1.weight_scale", ()),
+            ("vllm", "vision_tower.layers.0.mlp.fc1.weight_scale", ()),
+        ],
+    )  # fmt: skip
+    def test_parts_of_a_quantised_weight(self, stack: Stack, name: str, modules: tuple[str, ...]) -> None:
+        kind = name.rpartition(".")[2]
+        assert CASE.parts(stack, name, small()) == tuple(
+            Part(of=f"{module}.weight", name=f"{module}.{kind}", is_metadata=kind == "weight_shape")
+            for module in modules
+        )
+
+    @pytest.mark.parametrize("stack", ["hf", "vllm"])
+    def test_a_parameter_is_no_part(self, stack: Stack) -> None:
+        for parameter in CASE.parameters(small()):
+            assert CASE.parts(stack, CASE.published_name(parameter.name), small()) == ()
 
     def test_grouped_heads(self) -> None:
         config = small(encoder_heads=4, encoder_kv_heads=1)
