@@ -34,16 +34,23 @@ def audit_reference(
     """
     stored = list(scan(folder, source=str(folder)))
     homes: dict[str, list[str]] = {}
+    # What the Case does not know, by its own name: the base model's prefix may be left out.
+    unknown: dict[str, list[str]] = {}
     for tensor in stored:
-        for shard in case.shards("hf", tensor.name, configs):
+        known = case.shards("hf", tensor.name, configs)
+        for shard in known:
             homes.setdefault(shard.name, []).append(tensor.name)
+        if not known:
+            unknown.setdefault(tensor.name.removeprefix("model."), []).append(tensor.name)
     fresh = {str(name) for problem in ("missing_keys", "mismatched_keys") for name in _names(info, problem)}
     shards = []
     used: dict[str, list[str]] = {}
     for name, parameter in model.named_parameters():
         found = case.shards("hf", name, configs)
         canonical = found[0].name if found else None
-        sources = homes.get(canonical, []) if canonical is not None else []
+        sources = (
+            unknown.get(name.removeprefix("model."), []) if canonical is None else homes.get(canonical, [])
+        )
         loaded = name not in fresh and (bool(sources) or canonical is None)
         for source in sources if loaded else ():
             used.setdefault(source, []).append(name)

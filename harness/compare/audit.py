@@ -102,59 +102,62 @@ class _Judge:
     def others(self, check: PlannedCheck) -> CheckResult:
         """What the Case has no name for holds values too, and everything could be looked at."""
         problems = [
-            f"{place_of(shard)}: {shard.uninitialised} of {shard.of} elements never written"
+            (place := place_of(shard), f"{place}: {shard.uninitialised} of {shard.of} elements never written")
             for shard in self._audit.shards
             if shard.name is None and shard.uninitialised
         ]
-        problems += [f"{name}: not audited" for name in self._audit.not_audited]
+        problems += [(text.partition(":")[0], f"{text}: not audited") for text in self._audit.not_audited]
         if not self._audit.shards:
-            problems.append(f"the audit of {self._leg} looked at no parameter")
+            problems.append((self._leg, f"the audit of {self._leg} looked at no parameter"))
         return self._listed(check, problems, metric="parameters with unwritten elements")
 
     def consumed(self, check: PlannedCheck) -> CheckResult:
         """Every tensor of the checkpoint went into a parameter, or the Case says that it need not."""
         problems = [
-            f"{tensor.name} is in the checkpoint and was not loaded by {self._leg}"
+            (tensor.name, f"{tensor.name} is in the checkpoint and was not loaded by {self._leg}")
             for tensor in self._audit.tensors
             if not tensor.consumed and not self._case.ignorable(tensor.name, self._configs)
         ]
         if not self._audit.tensors:
-            problems.append(f"{self._leg} was offered no tensor")
+            problems.append((self._leg, f"{self._leg} was offered no tensor"))
         return self._listed(check, problems, metric="tensors not loaded")
 
     def once(self, check: PlannedCheck) -> CheckResult:
         """No tensor is stored twice, and nothing was written over what the checkpoint had."""
         names = [tensor.name for tensor in self._audit.tensors]
         problems = [
-            f"{name} is stored {names.count(name)} times"
+            (name, f"{name} is stored {names.count(name)} times")
             for name in sorted({name for name in names if names.count(name) > 1})
         ]
         for entry in self._audit.overwritten:
             if entry.second == entry.first:
                 continue
             by = "the loader itself" if entry.second is None else entry.second
-            problems.append(
-                f"{entry.parameter}{entry.box} was loaded from {entry.first} and then overwritten by {by}"
-            )
+            place = f"{entry.parameter}{entry.box}"
+            problems.append((place, f"{place} was loaded from {entry.first} and then overwritten by {by}"))
         return self._listed(check, problems, metric="tensors loaded twice")
 
     def expected(self, check: PlannedCheck) -> CheckResult:
         """Shapes follow from the configuration, and one dtype runs through the checkpoint."""
         tensors = [(tensor.name, tensor.dtype, tensor.shape) for tensor in self._audit.tensors]
-        problems = not_as_expected(tensors, case=self._case, configs=self._configs)
+        found = not_as_expected(tensors, case=self._case, configs=self._configs)
+        problems = [(text.split(" ")[0], text) for text in found]
         return self._listed(check, problems, metric="tensors of another shape or dtype")
 
     def finite(self, check: PlannedCheck) -> CheckResult:
         """The checkpoint itself holds neither NaN nor Inf."""
         problems = [
-            f"{tensor.name} holds {tensor.non_finite} NaN or Inf in the checkpoint itself"
+            (tensor.name, f"{tensor.name} holds {tensor.non_finite} NaN or Inf in the checkpoint itself")
             for tensor in self._audit.tensors
             if tensor.non_finite
         ]
         return self._listed(check, problems, metric="tensors with NaN or Inf")
 
-    def _listed(self, check: PlannedCheck, problems: Sequence[str], *, metric: str) -> CheckResult:
-        text = "; ".join(problems[:_MOST])
+    def _listed(
+        self, check: PlannedCheck, problems: Sequence[tuple[str, str]], *, metric: str
+    ) -> CheckResult:
+        """Name the first few problems, each given as where it is and what it is."""
+        text = "; ".join(text for _, text in problems[:_MOST])
         if len(problems) > _MOST:
             text += f"; and {len(problems) - _MOST} more"
         return check.result(
@@ -163,7 +166,7 @@ class _Judge:
             metric=metric,
             measured=len(problems),
             allowed=0,
-            where=problems[0].split(" ")[0].rstrip(":") if problems else "",
+            where=problems[0][0] if problems else "",
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from harness.compare.plan import TRANSCRIPTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from harness.cases.case import Case
     from harness.compare.plan import PlannedCheck
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from harness.trace import Trace
     from harness.trace.schema import ParameterRecord
     from harness.trace.tensors import RawTensor
-
-_METRIC = "clips that differ"
 
 
 def compare_poison(
@@ -55,24 +53,39 @@ def _parameter(
 
 
 def _probe(check: PlannedCheck, trace: Trace, twin: Trace) -> CheckResult:
-    clips = [clip.id for clip in trace.manifest.clips if clip.unsupported is None]
-    differ, lacking = [], []
-    for clip in clips:
+    same: dict[str, bool | None] = {}
+    for clip in _clips(trace):
         one = trace.activation(clip=clip, probe=check.subject)
         other = twin.activation(clip=clip, probe=check.subject)
-        if one is None or other is None:
-            lacking.append(clip)
-        elif not _same(one, other):
-            differ.append(clip)
-    if lacking or not clips:
-        where = lacking[0] if lacking else "any clip"
-        return check.result("missing", f"{check.subject} was not recorded for {where}")
+        same[clip] = None if one is None or other is None else _same(one, other)
+    text = "{what} depends on memory that nobody wrote, in {number} of {of} clips"
+    return _by_clip(check, same, what=check.subject, text=text)
+
+
+def _transcripts(check: PlannedCheck, trace: Trace, twin: Trace) -> CheckResult:
+    same: dict[str, bool | None] = {}
+    for clip in _clips(trace):
+        one, other = trace.transcripts.get(clip), twin.transcripts.get(clip)
+        same[clip] = None if one is None or other is None else one.token_ids == other.token_ids
+    text = "the tokens of {number} of {of} clips depend on memory that nobody wrote"
+    return _by_clip(check, same, what="the transcript", text=text)
+
+
+def _clips(trace: Trace) -> list[str]:
+    return [clip.id for clip in trace.manifest.clips if clip.unsupported is None]
+
+
+def _by_clip(check: PlannedCheck, same: Mapping[str, bool | None], *, what: str, text: str) -> CheckResult:
+    """Judge by clip whether both are the same; ``None`` says that one was not recorded."""
+    differ = [clip for clip, equal in same.items() if equal is False]
+    lacking = [clip for clip, equal in same.items() if equal is None]
+    # A difference is one, whatever else was not recorded.
+    if not differ and (lacking or not same):
+        return check.result("missing", f"{what} was not recorded for {lacking[0] if lacking else 'any clip'}")
     return check.result(
         "fail" if differ else "pass",
-        f"{check.subject} depends on memory that nobody wrote, in {len(differ)} of {len(clips)} clips"
-        if differ
-        else "",
-        metric=_METRIC,
+        text.format(what=what, number=len(differ), of=len(same)) if differ else "",
+        metric="clips that differ",
         measured=len(differ),
         allowed=0,
         where=differ[0] if differ else "",
@@ -85,23 +98,3 @@ def _same(one: RawTensor, other: RawTensor) -> bool:
     # As words: NaN is unequal to itself.
     word = f"u{one.data.dtype.itemsize}"
     return bool(np.array_equal(one.data.view(word), other.data.view(word)))
-
-
-def _transcripts(check: PlannedCheck, trace: Trace, twin: Trace) -> CheckResult:
-    differ = [
-        clip
-        for clip, record in trace.transcripts.items()
-        if clip not in twin.transcripts or record.token_ids != twin.transcripts[clip].token_ids
-    ]
-    if not trace.transcripts:
-        return check.result("missing", "no clip has a transcript: nothing was compared")
-    return check.result(
-        "fail" if differ else "pass",
-        f"the tokens of {len(differ)} of {len(trace.transcripts)} clips depend on memory that nobody wrote"
-        if differ
-        else "",
-        metric=_METRIC,
-        measured=len(differ),
-        allowed=0,
-        where=differ[0] if differ else "",
-    )

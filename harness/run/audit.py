@@ -65,7 +65,10 @@ def audit_many(
     ]
     jobs = [
         _Job(
-            checkpoint=resolve_checkpoint(name, case=case, folder=folder / "work" / "checkpoint"),
+            # All in the one folder that is taken away again if a later one is refused.
+            checkpoint=resolve_checkpoint(
+                name, case=case, folder=options.out / "work" / folder.relative_to(options.out) / "checkpoint"
+            ),
             folder=folder.resolve(),
         )
         for name, folder in zip(checkpoints, folders, strict=True)
@@ -76,8 +79,8 @@ def audit_many(
     # A leg and its twin share a process: they differ in nothing that a process has once.
     for leg in legs:
         if leg.role != "twin":
-            together = [other for other in legs if other.name in {leg.name, twin_name(leg.name)}]
-            for index, ended in _load(together, jobs, options=options, case=case, progress=progress):
+            twins = [other for other in legs if other.role == "twin" and other.name == twin_name(leg.name)]
+            for index, ended in _load((leg, *twins), jobs, options=options, case=case, progress=progress):
                 captured[index].append(ended)
     seconds = time.monotonic() - started
     return tuple(
