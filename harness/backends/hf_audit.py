@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.checkpoints.scan import scan
@@ -33,24 +34,16 @@ def audit_reference(
         configs: The checkpoint's configuration.
     """
     stored = list(scan(folder, source=str(folder)))
-    homes: dict[str, list[str]] = {}
-    # What the Case does not know, by its own name: the base model's prefix may be left out.
-    unknown: dict[str, list[str]] = {}
+    homes: dict[_Home, list[str]] = {}
     for tensor in stored:
-        known = case.shards("hf", tensor.name, configs)
-        for shard in known:
-            homes.setdefault(shard.name, []).append(tensor.name)
-        if not known:
-            unknown.setdefault(tensor.name.removeprefix("model."), []).append(tensor.name)
+        homes.setdefault(_home(tensor.name, case=case, configs=configs), []).append(tensor.name)
     fresh = {str(name) for problem in ("missing_keys", "mismatched_keys") for name in _names(info, problem)}
     shards = []
     used: dict[str, list[str]] = {}
     for name, parameter in model.named_parameters():
-        found = case.shards("hf", name, configs)
-        canonical = found[0].name if found else None
-        sources = (
-            unknown.get(name.removeprefix("model."), []) if canonical is None else homes.get(canonical, [])
-        )
+        home = _home(name, case=case, configs=configs)
+        canonical = home.name if home.known else None
+        sources = homes.get(home, [])
         loaded = name not in fresh and (bool(sources) or canonical is None)
         for source in sources if loaded else ():
             used.setdefault(source, []).append(name)
@@ -84,6 +77,21 @@ def audit_reference(
             for tensor in stored
         ),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Home:
+    """What a stored tensor and a parameter have in common: a name, the Case's or else their own."""
+
+    name: str
+    known: bool
+
+
+def _home(name: str, *, case: Case, configs: Configs) -> _Home:
+    if found := case.shards("hf", name, configs) or case.parts("hf", name, configs):
+        return _Home(name=found[0].name, known=True)
+    # The base model's prefix may be left out.
+    return _Home(name=name.removeprefix("model."), known=False)
 
 
 def _names(info: Mapping[str, Any], problem: str) -> list[str]:

@@ -6,8 +6,10 @@ Sources: the published checkpoint zai-org/GLM-ASR-Nano-2512, ``transformers/mode
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +61,62 @@ def _encoder(configs: Configs) -> _Tower:
 
 def _text(configs: Configs) -> _Tower:
     return _Tower.of({**_TEXT, **configs["config.json"].get("text_config", {})})
+
+
+@lru_cache(maxsize=8)
+def _parameters(config: str) -> Mapping[str, Parameter]:
+    """The parameters that the text of a config.json describes, by name; asked for by every tensor."""
+    configs = {"config.json": json.loads(config)}
+    encoder, text = _encoder(configs), _text(configs)
+    wide, narrow, hidden, inner = encoder.wide, encoder.narrow, encoder.hidden, encoder.intermediate
+    vocab = int(text.rest["vocab_size"])
+    shapes: dict[str, tuple[int, ...]] = {
+        "conv1.weight": (hidden, int(encoder.rest["num_mel_bins"]), 3), "conv1.bias": (hidden,),
+        "conv2.weight": (hidden, hidden, 3), "conv2.bias": (hidden,),
+    }  # fmt: skip
+    for index in range(encoder.layers):
+        layer = f"layers.{index}."
+        shapes |= {
+            f"{layer}input_layernorm.weight": (hidden,), f"{layer}input_layernorm.bias": (hidden,),
+            f"{layer}q_proj.weight": (wide, hidden), f"{layer}q_proj.bias": (wide,),
+            f"{layer}k_proj.weight": (narrow, hidden), f"{layer}k_proj.bias": (narrow,),
+            f"{layer}v_proj.weight": (narrow, hidden), f"{layer}v_proj.bias": (narrow,),
+            f"{layer}o_proj.weight": (hidden, wide), f"{layer}o_proj.bias": (hidden,),
+            f"{layer}post_attention_layernorm.weight": (hidden,),
+            f"{layer}post_attention_layernorm.bias": (hidden,),
+            f"{layer}fc1.weight": (inner, hidden), f"{layer}fc1.bias": (inner,),
+            f"{layer}fc2.weight": (hidden, inner), f"{layer}fc2.bias": (hidden,),
+        }  # fmt: skip
+    shapes |= {
+        "norm.weight": (hidden,), "norm.bias": (hidden,),
+        "projector.linear_1.weight": (2 * text.hidden, inner),
+        "projector.linear_1.bias": (2 * text.hidden,),
+        "projector.linear_2.weight": (text.hidden, 2 * text.hidden),
+        "projector.linear_2.bias": (text.hidden,),
+        "lm.embed_tokens.weight": (vocab, text.hidden),
+    }  # fmt: skip
+    wide, narrow, hidden, inner = text.wide, text.narrow, text.hidden, text.intermediate
+    for index in range(text.layers):
+        layer = f"lm.layers.{index}."
+        shapes |= {
+            f"{layer}input_layernorm.weight": (hidden,),
+            f"{layer}q_proj.weight": (wide, hidden), f"{layer}k_proj.weight": (narrow, hidden),
+            f"{layer}v_proj.weight": (narrow, hidden), f"{layer}o_proj.weight": (hidden, wide),
+            f"{layer}post_attention_layernorm.weight": (hidden,),
+            f"{layer}gate_proj.weight": (inner, hidden), f"{layer}up_proj.weight": (inner, hidden),
+            f"{layer}down_proj.weight": (hidden, inner),
+        }  # fmt: skip
+    shapes |= {"lm.norm.weight": (hidden,), "lm.head.weight": (vocab, hidden)}
+    return MappingProxyType(
+        {
+            name: Parameter(
+                name=name,
+                shape=shape,
+                zero_if_absent=re.fullmatch(r"layers\.\d+\.k_proj\.bias", name) is not None,
+            )
+            for name, shape in shapes.items()
+        }
+    )
 
 
 class GlmAsr(Case):
@@ -145,67 +203,24 @@ class GlmAsr(Case):
 
     def parameters(self, configs: Configs) -> tuple[Parameter, ...]:
         """Encoder (no prefix), ``projector.``, ``lm.``; only the encoder's k bias may be absent."""
-        encoder, text = _encoder(configs), _text(configs)
-        wide, narrow, hidden, inner = encoder.wide, encoder.narrow, encoder.hidden, encoder.intermediate
-        vocab = int(text.rest["vocab_size"])
-        shapes: dict[str, tuple[int, ...]] = {
-            "conv1.weight": (hidden, int(encoder.rest["num_mel_bins"]), 3), "conv1.bias": (hidden,),
-            "conv2.weight": (hidden, hidden, 3), "conv2.bias": (hidden,),
-        }  # fmt: skip
-        for index in range(encoder.layers):
-            layer = f"layers.{index}."
-            shapes |= {
-                f"{layer}input_layernorm.weight": (hidden,), f"{layer}input_layernorm.bias": (hidden,),
-                f"{layer}q_proj.weight": (wide, hidden), f"{layer}q_proj.bias": (wide,),
-                f"{layer}k_proj.weight": (narrow, hidden), f"{layer}k_proj.bias": (narrow,),
-                f"{layer}v_proj.weight": (narrow, hidden), f"{layer}v_proj.bias": (narrow,),
-                f"{layer}o_proj.weight": (hidden, wide), f"{layer}o_proj.bias": (hidden,),
-                f"{layer}post_attention_layernorm.weight": (hidden,),
-                f"{layer}post_attention_layernorm.bias": (hidden,),
-                f"{layer}fc1.weight": (inner, hidden), f"{layer}fc1.bias": (inner,),
-                f"{layer}fc2.weight": (hidden, inner), f"{layer}fc2.bias": (hidden,),
-            }  # fmt: skip
-        shapes |= {
-            "norm.weight": (hidden,), "norm.bias": (hidden,),
-            "projector.linear_1.weight": (2 * text.hidden, inner),
-            "projector.linear_1.bias": (2 * text.hidden,),
-            "projector.linear_2.weight": (text.hidden, 2 * text.hidden),
-            "projector.linear_2.bias": (text.hidden,),
-            "lm.embed_tokens.weight": (vocab, text.hidden),
-        }  # fmt: skip
-        wide, narrow, hidden, inner = text.wide, text.narrow, text.hidden, text.intermediate
-        for index in range(text.layers):
-            layer = f"lm.layers.{index}."
-            shapes |= {
-                f"{layer}input_layernorm.weight": (hidden,),
-                f"{layer}q_proj.weight": (wide, hidden), f"{layer}k_proj.weight": (narrow, hidden),
-                f"{layer}v_proj.weight": (narrow, hidden), f"{layer}o_proj.weight": (hidden, wide),
-                f"{layer}post_attention_layernorm.weight": (hidden,),
-                f"{layer}gate_proj.weight": (inner, hidden), f"{layer}up_proj.weight": (inner, hidden),
-                f"{layer}down_proj.weight": (hidden, inner),
-            }  # fmt: skip
-        shapes |= {"lm.norm.weight": (hidden,), "lm.head.weight": (vocab, hidden)}
-        return tuple(
-            Parameter(
-                name=name,
-                shape=shape,
-                zero_if_absent=re.fullmatch(r"layers\.\d+\.k_proj\.bias", name) is not None,
-            )
-            for name, shape in shapes.items()
-        )
+        return tuple(self._by_name(configs).values())
+
+    @staticmethod
+    def _by_name(configs: Configs) -> Mapping[str, Parameter]:
+        return _parameters(json.dumps(configs["config.json"]))
 
     def shards(self, stack: Stack, name: str, configs: Configs) -> tuple[Shard, ...]:
         """Drop the stack's prefixes, cut its fused parameters, and cut vLLM's padding off the vocabulary."""
         canonical = self._canonical(stack, name)
         if canonical is None:
             return ()
-        shapes = {parameter.name: parameter.shape for parameter in self.parameters(configs)}
+        known = self._by_name(configs)
         module, _, kind = canonical.rpartition(".")
         shards, start = [], 0
         for full in (f"{part}.{kind}" for part in self._unfused(stack, module)):
-            if full not in shapes:
+            if full not in known:
                 return ()
-            shards.append(Shard(name=full, start=start, stop=start + shapes[full][0]))
+            shards.append(Shard(name=full, start=start, stop=start + known[full].shape[0]))
             start = shards[-1].stop
         return tuple(shards)
 
@@ -214,14 +229,13 @@ class GlmAsr(Case):
         canonical = self._canonical(stack, name)
         if canonical is None or self.shards(stack, name, configs):
             return ()
-        weights = {parameter.name for parameter in self.parameters(configs)}
         module, _, kind = canonical.rpartition(".")
         if kind in {"weight", "bias"}:
             return ()
         return tuple(
             Part(of=f"{part}.weight", name=f"{part}.{kind}", is_metadata=kind == "weight_shape")
             for part in self._unfused(stack, module)
-            if f"{part}.weight" in weights
+            if f"{part}.weight" in self._by_name(configs)
         )
 
     @staticmethod

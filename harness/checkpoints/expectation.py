@@ -18,8 +18,8 @@ def not_as_expected(
 ) -> list[str]:
     """Say which tensors have another shape than the configuration makes them, or a dtype of their own.
 
-    Tensors that the Case does not know are not judged by shape, and integers, which hold packed weights, by
-    neither.
+    Tensors that the Case does not know are not judged by shape. Integers are judged by neither, nor is a
+    weight that has parts beside it, such as a scale, nor are those parts: they are quantised.
 
     Args:
         tensors: Name, dtype by its torch name, and shape.
@@ -27,8 +27,16 @@ def not_as_expected(
         configs: The checkpoint's configuration.
     """
     shapes = {parameter.name: parameter.shape for parameter in case.parameters(configs)}
+    tensors = list(tensors)
+    parts = {name: case.parts("hf", name, configs) for name, _, _ in tensors}
+    quantised = {part.of for found in parts.values() for part in found}
     floating = [
-        (name, dtype, shape) for name, dtype, shape in tensors if dtype and not dtype.startswith(_INTEGERS)
+        (name, dtype, shape)
+        for name, dtype, shape in tensors
+        if dtype
+        and not dtype.startswith(_INTEGERS)
+        and not parts[name]
+        and not any(shard.name in quantised for shard in case.shards("hf", name, configs))
     ]
     usual = Counter(dtype for _, dtype, _ in floating).most_common(1)
     problems = []

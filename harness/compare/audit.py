@@ -10,7 +10,7 @@ from harness.compare.plan import CONSUMED, EXPECTED, FINITE, ONCE, OTHERS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from harness.cases.case import Case, Configs, Parameter
+    from harness.cases.case import Case, Configs, Parameter, Part, Stack
     from harness.compare.plan import PlannedCheck
     from harness.compare.result import CheckResult
     from harness.trace import Trace
@@ -41,6 +41,7 @@ class _Judge:
     """One leg's audit, by canonical name."""
 
     def __init__(self, trace: Trace, *, case: Case, configs: Configs) -> None:
+        self._trace = trace
         self._leg = trace.manifest.leg
         self._reference = trace.manifest.backend.startswith("hf")
         self._audit: LoadAudit = trace.audit
@@ -48,13 +49,25 @@ class _Judge:
         self._parameters: dict[str, Parameter] = {
             parameter.name: parameter for parameter in case.parameters(configs)
         }
+        self._stack: Stack = "hf" if self._reference else "vllm"
+        #: By parameter; of a quantised one, the shards that hold its parts.
         self._shards: dict[str, list[AuditedShard]] = {}
         for shard in self._audit.shards:
-            if shard.name is not None:
-                self._shards.setdefault(shard.name, []).append(shard)
+            parts = self._parts(shard.parameter)
+            homes = [part.of for part in parts if shard.name in {None, part.name}]
+            for name in homes or ([] if shard.name is None else [shard.name]):
+                self._shards.setdefault(name, []).append(shard)
         self._stored = {
-            shard.name for tensor in self._audit.tensors for shard in case.shards("hf", tensor.name, configs)
+            name
+            for tensor in self._audit.tensors
+            for name in (
+                *(shard.name for shard in case.shards("hf", tensor.name, configs)),
+                *(part.of for part in case.parts("hf", tensor.name, configs)),
+            )
         }
+
+    def _parts(self, parameter: str) -> tuple[Part, ...]:
+        return self._case.parts(self._stack, parameter, self._configs)
 
     def parameter(self, check: PlannedCheck) -> CheckResult:
         """Every element of a parameter was loaded; or nothing was there to load, and it has a value."""
@@ -86,6 +99,26 @@ class _Judge:
                 return self._not_loaded(
                     check, shard, shard.elements, "made up by the loader; the checkpoint has no such tensor"
                 )
+        # In a run, parameter parity says it.
+        if optional and self._trace.manifest.work == "audit":
+            return self._zero(check)
+        return check.result("pass", metric="elements not loaded", measured=0, allowed=0)
+
+    def _zero(self, check: PlannedCheck) -> CheckResult:
+        """A parameter that the model has and the checkpoint has not: what stands there must not count."""
+        record = self._trace.parameters.get(check.subject)
+        if record is None:
+            return check.result("missing", f"{check.subject} was not recorded: its values are not known")
+        if record.max_abs or record.non_finite:
+            return check.result(
+                "fail",
+                f"{record.source}: the checkpoint has no such tensor, expected zeros, found values up to "
+                f"{record.max_abs:g} and {record.non_finite} NaN or Inf",
+                metric="largest value",
+                measured=record.max_abs,
+                allowed=0,
+                where=record.source,
+            )
         return check.result("pass", metric="elements not loaded", measured=0, allowed=0)
 
     def _not_loaded(self, check: PlannedCheck, shard: AuditedShard, count: int, what: str) -> CheckResult:
@@ -104,7 +137,7 @@ class _Judge:
         problems = [
             (place := place_of(shard), f"{place}: {shard.uninitialised} of {shard.of} elements never written")
             for shard in self._audit.shards
-            if shard.name is None and shard.uninitialised
+            if shard.name is None and shard.uninitialised and not self._parts(shard.parameter)
         ]
         problems += [(text.partition(":")[0], f"{text}: not audited") for text in self._audit.not_audited]
         if not self._audit.shards:
@@ -130,7 +163,8 @@ class _Judge:
             for name in sorted({name for name in names if names.count(name) > 1})
         ]
         for entry in self._audit.overwritten:
-            if entry.second == entry.first:
+            # Of what only describes a quantised weight, the model keeps one for all of its shards.
+            if entry.second == entry.first or any(part.is_metadata for part in self._parts(entry.parameter)):
                 continue
             by = "the loader itself" if entry.second is None else entry.second
             place = f"{entry.parameter}{entry.box}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,12 @@ from tests.synthetic import (
     CASE,
     CHECKPOINT,
     CONFIGS,
+    Alter,
     AlterAudit,
     clean_audit,
+    drop,
     leg_of,
+    put,
     red,
     scope_of,
     write_trace,
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
     from harness.cases.case import Configs
     from harness.compare.result import CheckResult
-    from harness.trace.schema import AuditedShard, LoadAudit, OfferedTensor
+    from harness.trace.schema import AuditedShard, LoadAudit, OfferedTensor, Work
 
 K_BIAS, Q_BIAS = "layers.0.k_proj.bias", "layers.0.q_proj.bias"
 FC1, NORM, HEAD = "layers.0.fc1.weight", "norm.weight", "lm.head.weight"
@@ -47,6 +51,8 @@ def judged(
     leg: str = "vllm-cpu",
     lacks: tuple[str, ...] = CHECKPOINT.lacks,
     configs: Configs = CONFIGS,
+    alter: Alter | None = None,
+    work: Work = "audit",
 ) -> dict[str, CheckResult]:
     """Judge a leg's audit with defects; every planned check gets one result, in the plan's order."""
 
@@ -56,7 +62,9 @@ def judged(
         return found
 
     checkpoint = CHECKPOINT.model_copy(update={"lacks": lacks})
-    trace = write_trace(folder / "trace", leg=leg, clips=(), audit=audit, checkpoint=checkpoint)
+    trace = write_trace(
+        folder / "trace", leg=leg, clips=(), audit=audit, checkpoint=checkpoint, alter=alter, work=work
+    )
     plan = plan_audit(scope_of(trace), leg=leg_of(trace).name.identifier)
     planned = [check for check in plan if check.kind == "audit"]
     results = compare_audit(planned, trace=trace, case=CASE, configs=configs)
@@ -208,6 +216,25 @@ class TestAsConstructed:
 
     def test_a_k_bias_that_nothing_was_there_for(self, tmp_path: Path) -> None:
         assert red(judged(tmp_path, left(K_BIAS, kind="default"))) == []
+
+    def test_a_k_bias_that_is_not_zero(self, tmp_path: Path) -> None:
+        """The loader, or the constructor, wrote every element of it; what it wrote is in no checkpoint."""
+        result = only_red(judged(tmp_path, alter=put(K_BIAS, 3, -0.5)), K_BIAS)
+        assert (result.status, result.where) == ("fail", f"{FUSED}[8:16]")
+        assert result.message == (
+            f"{FUSED}[8:16]: the checkpoint has no such tensor, expected zeros, found values up to 0.5 and 0 "
+            "NaN or Inf"
+        )
+
+    def test_in_a_run_it_is_parameter_parity_that_says_so(self, tmp_path: Path) -> None:
+        assert red(judged(tmp_path, alter=put(K_BIAS, 3, -0.5), work="run")) == []
+
+    def test_a_k_bias_of_nan(self, tmp_path: Path) -> None:
+        result = only_red(judged(tmp_path, alter=put(K_BIAS, 3, math.nan)), K_BIAS)
+        assert result.message.endswith("found values up to 0 and 1 NaN or Inf")
+
+    def test_a_k_bias_whose_values_are_not_known(self, tmp_path: Path) -> None:
+        assert only_red(judged(tmp_path, alter=drop(K_BIAS)), K_BIAS).status == "missing"
 
     def test_a_k_bias_that_the_checkpoint_has(self, tmp_path: Path) -> None:
         result = only_red(judged(tmp_path, left(K_BIAS, kind="default"), lacks=()), K_BIAS)
