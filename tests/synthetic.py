@@ -173,6 +173,8 @@ def write_trace(
     alter: Alter | None = None,
     audit: AlterAudit | None = None,
     unmapped: Sequence[str] = (),
+    others: Mapping[str, Array] | None = None,
+    parts: Mapping[str, Array] | None = None,
     **manifest: object,
 ) -> Trace:
     """Write a complete trace and open it.
@@ -187,6 +189,8 @@ def write_trace(
         alter: Called with every tensor before it is written.
         audit: Called with the clean audit before it is written.
         unmapped: Names of parameters that the case does not know.
+        others: What of the model is no canonical parameter.
+        parts: What quantised weights are kept as, by canonical name.
         manifest: Fields of the manifest to set otherwise.
     """
     alter = alter or (lambda _, tensor: tensor)
@@ -204,6 +208,10 @@ def write_trace(
                 source = _source(parameter.name, stack)
                 writer.add_parameter(name=parameter.name, source=source, tensor=tensor)
         writer.add_unmapped(unmapped)
+        for name, values in (others or {}).items():
+            writer.add_other(name=name, tensor=RawTensor.of(values))
+        for name, values in (parts or {}).items():
+            writer.add_parameter(name=name, source=f"own.{name}", tensor=RawTensor.of(values))
         checkpoint = manifest.get("checkpoint", CHECKPOINT)
         assert isinstance(checkpoint, CheckpointEntry)
         clean = clean_audit(stack, dtype=dtype, lacks=checkpoint.lacks)

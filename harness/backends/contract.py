@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _MAIN = Path(__file__).with_name("contract_main.py")
 _CASES = Path(__file__).with_name("zero_bias_cases.toml")
@@ -56,13 +58,26 @@ class HelperContract(_Record):
     problem: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Emission:
+class Emission(_Record):
     """One weight that came out of a fix: its name, its shape, its values in order."""
 
     name: str
     shape: tuple[int, ...]
     values: tuple[float, ...]
+
+
+class _Call(_Record):
+    error: str
+    weights: tuple[Emission, ...]
+
+
+class _Answer(_Record):
+    """What :mod:`harness.backends.contract_main` writes; ``cases`` is empty where there is a problem."""
+
+    version: str
+    signature: str
+    problem: str
+    cases: dict[str, tuple[_Call, ...]]
 
 
 def load_cases() -> tuple[ContractCase, ...]:
@@ -76,7 +91,7 @@ def offered(name: str) -> dict[str, Any]:
     return {"name": name, "dtype": dtype, "shape": list(shape), "value": 1}
 
 
-def judge_case(case: ContractCase, calls: list[list[Emission]]) -> CaseResult:
+def judge_case(case: ContractCase, calls: Sequence[Sequence[Emission]]) -> CaseResult:
     """Compare what came out of a fix with what a case wants.
 
     A loader keeps what is written last, so that is what counts; but a bias may be added only once, and
@@ -97,7 +112,9 @@ def judge_case(case: ContractCase, calls: list[list[Emission]]) -> CaseResult:
         if count > 1:
             problems.append(f"{name} was added {count} times")
         if count > 0 and name not in case.want:
-            problems.append(f"{name} was added, which is no bias of this checkpoint")
+            asked = any(name in names for names in case.calls)
+            what = "came again" if asked else "was added, which is no bias of this checkpoint"
+            problems.append(f"{name} {what}")
     for name, want in case.want.items():
         came_last = final.get(name)
         value = 1.0 if want == "real" else 0.0
@@ -124,32 +141,24 @@ def check_helper(interpreter: str, *, timeout: float = 300.0) -> HelperContract:
                 [interpreter, str(_MAIN), str(question), str(reply)],
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=timeout,
                 check=False,
             )
             said = (done.stderr.strip().splitlines() or [""])[-1]
-            answer = json.loads(reply.read_text(encoding="utf-8"))
+            answer = _Answer.model_validate(json.loads(reply.read_text(encoding="utf-8")))
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             return HelperContract(version="", signature="", cases=(), problem=said or str(error))
     results = []
-    for case in cases:
-        calls = answer["cases"].get(case.name)
-        if calls is None:
-            continue
-        if error_text := next((call["error"] for call in calls if call["error"]), ""):
+    for case in () if answer.problem else cases:
+        calls = answer.cases.get(case.name, ())
+        if error_text := next((call.error for call in calls if call.error), ""):
             results.append(CaseResult(name=case.name, ok=False, message=f"raised {error_text}"))
-            continue
-        emissions = [
-            [
-                Emission(name=entry["name"], shape=tuple(entry["shape"]), values=tuple(entry["values"]))
-                for entry in call["weights"]
-            ]
-            for call in calls
-        ]
-        results.append(judge_case(case, emissions))
+        elif len(calls) != len(case.calls):
+            message = f"{len(calls)} of {len(case.calls)} calls were answered"
+            results.append(CaseResult(name=case.name, ok=False, message=message))
+        else:
+            results.append(judge_case(case, [call.weights for call in calls]))
     return HelperContract(
-        version=answer["version"],
-        signature=answer["signature"],
-        cases=tuple(results),
-        problem=answer["problem"],
+        version=answer.version, signature=answer.signature, cases=tuple(results), problem=answer.problem
     )

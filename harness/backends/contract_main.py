@@ -46,7 +46,7 @@ def _call(helper: Any, stream: list[dict[str, Any]], *, torch: Any) -> dict[str,
         )
         for entry in stream
     ]
-    # Releases before 0.17 took the stream alone; a parameter that is not known here is left to its default.
+    # 0.14 took the stream alone; a parameter that is not known here is left to its default.
     takes = list(inspect.signature(helper).parameters)
     arguments = (iter(weights), KEY) if len(takes) > 1 else (iter(weights),)
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.backends.poison import fill_word, words
+from harness.backends.poison import fill_word, is_nan, words
 from harness.trace.schema import AuditedShard, LoadAudit, OfferedTensor, Overwritten
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def audit_load(
         case: Cuts fused parameters into shards.
         configs: The checkpoint's configuration.
     """
+    watch.look_again(model.named_parameters())
     shards: list[AuditedShard] = []
     not_audited = []
     for name, parameter in model.named_parameters():
@@ -49,7 +50,7 @@ def audit_load(
         writes = [write for write in watch.writes if write.parameter == name]
         shards += [
             _shard(name, parameter, cut, unwritten=unwritten.get(name), writes=writes, watch=watch)
-            for cut in _cuts(case.shards("vllm", name, configs), parameter)
+            for cut in _cuts(case.cut("vllm", name, _rows(parameter), configs), parameter)
         ]
     shards += _buffers(model)
     offered = [
@@ -79,7 +80,7 @@ def _cuts(
     shards: Sequence[Shard], parameter: torch.Tensor
 ) -> Iterable[tuple[str | None, str, tuple[int, int]]]:
     """Canonical name, what shard it is, and rows; rows of no shard are one more, without a name."""
-    rows = parameter.shape[0] if parameter.dim() else 1
+    rows = _rows(parameter)
     if not shards:
         yield None, "", (0, rows)
         return
@@ -89,6 +90,10 @@ def _cuts(
         yield shard.name, short, (shard.start, shard.stop)
     if (end := shards[-1].stop) < rows:
         yield None, "padding", (end, rows)
+
+
+def _rows(parameter: torch.Tensor) -> int:
+    return parameter.shape[0] if parameter.dim() else 1
 
 
 def _shard(
@@ -116,10 +121,10 @@ def _shard(
         if mask is not None and count
     ]
     sources = {
-        watch.offers[write.source].name: None
+        watch.offers[source].name: None
         for write in writes
-        if write.source is not None
-        and (not write.box.start or (write.box.start[0] < stop and start < write.box.stop[0]))
+        if not write.box.start or (write.box.start[0] < stop and start < write.box.stop[0])
+        for source in write.sources
     }
     return AuditedShard(
         parameter=name,
@@ -142,7 +147,7 @@ def _buffers(model: torch.nn.Module) -> Iterable[AuditedShard]:
     for name, buffer in model.named_buffers():
         if buffer.device.type == "meta" or not buffer.dtype.is_floating_point or not buffer.numel():
             continue
-        mask = words(buffer) == fill_word(buffer)
+        mask = (words(buffer) == fill_word(buffer)) | is_nan(buffer)
         if not (count := int(mask.sum())):
             continue
         yield AuditedShard(
@@ -165,17 +170,21 @@ def _overwritten(watch: LoadWatch) -> Iterable[Overwritten]:
     loaded: dict[str, list[Write]] = {}
     for write in watch.writes:
         earlier = loaded.setdefault(write.parameter, [])
-        for first in earlier:
-            if first.source == write.source or not first.box.overlaps(write.box) or first.source is None:
+        for first in earlier if write.replaces else ():
+            if first.sources == write.sources or not first.box.overlaps(write.box):
                 continue
             yield Overwritten(
                 parameter=write.parameter,
                 box=str(write.box),
-                first=watch.offers[first.source].name,
-                second=None if write.source is None else watch.offers[write.source].name,
+                first=_names(first, watch),
+                second=_names(write, watch) or None,
             )
-        if write.source is not None:
+        if write.sources:
             earlier.append(write)
+
+
+def _names(write: Write, watch: LoadWatch) -> str:
+    return ", ".join(watch.offers[source].name for source in write.sources)
 
 
 def _ranges(mask: torch.Tensor, *, offset: int) -> tuple[str, ...]:

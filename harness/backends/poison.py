@@ -32,6 +32,12 @@ def words(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().view(_WORDS[tensor.element_size()])
 
 
+def is_nan(tensor: torch.Tensor) -> torch.Tensor:
+    """Where a tensor is NaN; torch cannot tell of float8."""
+    wide = tensor.dtype.is_floating_point and tensor.element_size() == 1
+    return (tensor.detach().float() if wide else tensor.detach()).isnan()
+
+
 def finite_value(dtype: torch.dtype) -> float | int | bool:
     """The value of the finite fill: 32768, or the largest power of two that the dtype holds."""
     if dtype == torch.bool:
@@ -128,7 +134,8 @@ class PoisonedParameters:
                 self.without_memory.append(name)
                 continue
             data, word = parameter.detach(), fill_word(parameter)
-            written = words(data) != word
+            # What is computed of uninitialised memory, by a cast even, may be NaN in another word.
+            written = (words(data) != word) & ~is_nan(data)
             if bool(written.any()):
                 self._constructed[name] = _Constructed(written=written, values=data.clone())
             self._places[name] = (data, word)

@@ -45,18 +45,27 @@ def record_parameters(
     """Record every parameter of a model, fused ones cut into their shards."""
     unmapped = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        shards = case.shards(stack, name, configs)
-        if not shards:
-            unmapped.append(name)
-        elif shards[-1].stop < parameter.shape[0] and shards[-1].name not in case.padded:
-            unmapped.append(f"{name}[{shards[-1].stop}:{parameter.shape[0]}]")
+        known = case.shards(stack, name, configs)
+        if parameter.is_meta:
+            unmapped.append(f"{name} (without memory)")
+            continue
+        rows = parameter.shape[0] if parameter.ndim else 1
+        shards = case.cut(stack, name, rows, configs)
         for shard in shards:
-            whole = shard.start == 0 and shard.stop == parameter.shape[0]
+            whole = shard.start == 0 and shard.stop == rows
             writer.add_parameter(
                 name=shard.name,
                 source=name if whole else f"{name}[{shard.start}:{shard.stop}]",
                 tensor=raw_tensor(parameter[shard.start : shard.stop]),
             )
+        if not known:
+            unmapped.append(name)
+        if (end := shards[-1].stop if shards else 0) == rows:
+            continue
+        rest = f"{name}[{end}:{rows}]" if shards else name
+        writer.add_other(name=rest, tensor=raw_tensor(parameter[end:] if shards else parameter))
+        if known and known[-1].name not in case.padded:
+            unmapped.append(rest)
     writer.add_unmapped(unmapped)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Stack = Literal["hf", "vllm"]
@@ -115,6 +115,16 @@ class Case(ABC):
     @abstractmethod
     def parts(self, stack: Stack, name: str, configs: Configs) -> tuple[Part, ...]:
         """What a stack's own parameter is a part of, in order of its rows; empty where it is none."""
+
+    def cut(self, stack: Stack, name: str, rows: int, configs: Configs) -> tuple[Shard, ...]:
+        """:meth:`shards`; a part of a quantised weight is cut like the weight, where it has so many rows."""
+        parts = self.parts(stack, name, configs)
+        if not parts:
+            return self.shards(stack, name, configs)
+        whole = self.shards(stack, f"{name.rpartition('.')[0]}.weight", configs)
+        if not whole or whole[-1].stop != rows:
+            return ()
+        return tuple(replace(shard, name=part.name) for shard, part in zip(whole, parts, strict=True))
 
     @abstractmethod
     def tied(self, configs: Configs) -> Mapping[str, str]:

@@ -99,7 +99,7 @@ def plan_audit(scope: Scope, *, leg: str) -> tuple[PlannedCheck, ...]:
 def plan_twin(scope: Scope, *, leg: str) -> tuple[PlannedCheck, ...]:
     """The checks of a leg against itself over another fill: nothing may differ in any bit."""
     case = scope.case
-    subjects = [parameter.name for parameter in case.parameters(scope.configs)]
+    subjects = [*(parameter.name for parameter in case.parameters(scope.configs)), OTHERS]
     if scope.clips:
         subjects += [probe.name for probe in case.probes(scope.configs)]
         subjects.append(TRANSCRIPTS)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.compare.plan import TRANSCRIPTS
+from harness.compare.plan import OTHERS, TRANSCRIPTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from harness.cases.case import Case
     from harness.compare.plan import PlannedCheck
@@ -28,6 +28,8 @@ def compare_poison(
     for check in checks:
         if check.subject == TRANSCRIPTS:
             results.append(_transcripts(check, trace, twin))
+        elif check.subject == OTHERS:
+            results.append(_others(check, trace, twin))
         elif check.subject in probes:
             results.append(_probe(check, trace, twin))
         else:
@@ -38,17 +40,35 @@ def compare_poison(
 def _parameter(
     check: PlannedCheck, ours: dict[str, ParameterRecord], theirs: dict[str, ParameterRecord]
 ) -> CheckResult:
-    one, other = ours.get(check.subject), theirs.get(check.subject)
-    if one is None or other is None:
-        return check.result("missing", f"{check.subject} was not recorded: nothing was compared")
-    same = one.sha256 == other.sha256
+    # A quantised weight is its parts, which lie beside it.
+    names = [name for name in {**ours, **theirs} if name == check.subject or _is_part(name, check.subject)]
+    lacking = [name for name in names if name not in ours or name not in theirs]
+    if lacking or not names:
+        name = lacking[0] if lacking else check.subject
+        return check.result("missing", f"{name} was not recorded: nothing was compared")
+    return _differing(
+        check, [ours[name].source for name in names if ours[name].sha256 != theirs[name].sha256]
+    )
+
+
+def _is_part(name: str, weight: str) -> bool:
+    module, _, kind = name.rpartition(".")
+    return f"{module}.weight" == weight and kind not in {"weight", "bias"}
+
+
+def _others(check: PlannedCheck, trace: Trace, twin: Trace) -> CheckResult:
+    ours, theirs = trace.other_parameters, twin.other_parameters
+    return _differing(check, [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)])
+
+
+def _differing(check: PlannedCheck, places: Sequence[str]) -> CheckResult:
     return check.result(
-        "pass" if same else "fail",
-        "" if same else f"{one.source} depends on memory that nobody wrote: it differs between two fills",
+        "fail" if places else "pass",
+        f"{places[0]} depends on memory that nobody wrote: it differs between two fills" if places else "",
         metric="parameters that differ",
-        measured=0 if same else 1,
+        measured=len(places),
         allowed=0,
-        where="" if same else one.source,
+        where=places[0] if places else "",
     )
 
 

@@ -100,6 +100,11 @@ class Trace:
         """Parameters of the model that the Case has no canonical name for."""
         return self._table.unmapped
 
+    @property
+    def other_parameters(self) -> dict[str, str]:
+        """Digests of what is not among :attr:`parameters`: parameters without a canonical name, padding."""
+        return self._table.others
+
     @cached_property
     def _table(self) -> ParameterTable:
         return _load(self.path / "parameters.json", ParameterTable)

@@ -124,10 +124,14 @@ class ParameterRecord(Record):
 
 
 class ParameterTable(Record):
-    """All parameters of a leg; ``unmapped`` are those that the Case has no canonical name for."""
+    """All parameters of a leg; ``unmapped`` are those that the Case has no canonical name for.
+
+    ``others`` has a digest of whatever is not among ``parameters``: those without a name, padding.
+    """
 
     parameters: tuple[ParameterRecord, ...]
     unmapped: tuple[str, ...]
+    others: dict[str, Sha256]
 
 
 class AuditedShard(Record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,10 @@ def seal(folder: Path) -> None:
     (folder / SEAL).write_text(f"{sha256_file(folder / 'manifest.json')}\n", encoding="ascii")
 
 
+def _digest(data: np.ndarray[Any, np.dtype[Any]]) -> str:
+    return hashlib.sha256(data.reshape(-1).view(np.uint8).data).hexdigest()
+
+
 class TraceWriter:
     """Fills the folder of a trace that is not complete yet; made by :func:`TraceWriter.create`."""
 
@@ -53,6 +57,7 @@ class TraceWriter:
         )
         self._records: list[ParameterRecord] = []
         self._unmapped: list[str] = []
+        self._others: dict[str, str] = {}
         self._audit: LoadAudit | None = None
         self._transcripts: dict[str, TranscriptRecord] = {}
         self._clips: dict[str, TensorWriter] = {}
@@ -96,7 +101,7 @@ class TraceWriter:
                 source=source,
                 dtype=tensor.dtype,
                 shape=tensor.shape,
-                sha256=hashlib.sha256(data.reshape(-1).view(np.uint8).data).hexdigest(),
+                sha256=_digest(data),
                 non_finite=non_finite,
                 max_abs=max_abs,
             )
@@ -105,6 +110,10 @@ class TraceWriter:
     def add_unmapped(self, names: Iterable[str]) -> None:
         """Record parameters of the model that have no canonical name."""
         self._unmapped.extend(names)
+
+    def add_other(self, *, name: str, tensor: RawTensor) -> None:
+        """Record the digest of a parameter, or of rows of one, that :meth:`add_parameter` has no name for."""
+        self._others[name] = _digest(np.ascontiguousarray(tensor.data))
 
     def add_audit(self, audit: LoadAudit) -> None:
         """Record what loading did to the parameters."""
@@ -144,6 +153,7 @@ class TraceWriter:
             "parameters.json": ParameterTable(
                 parameters=tuple(sorted(self._records, key=lambda record: record.name)),
                 unmapped=tuple(sorted(self._unmapped)),
+                others=dict(sorted(self._others.items())),
             ),
             "transcripts.json": TranscriptTable(
                 transcripts=tuple(sorted(self._transcripts.values(), key=lambda record: order[record.clip]))

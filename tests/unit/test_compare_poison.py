@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.compare.plan import LOGITS, TRANSCRIPTS, Scope, plan_twin
+from harness.compare.plan import LOGITS, OTHERS, TRANSCRIPTS, Scope, plan_twin
 from harness.compare.poison import compare_poison
 from harness.trace.tensors import RawTensor
 from tests.synthetic import (
@@ -19,6 +19,7 @@ from tests.synthetic import (
     CONFIGS,
     PROBES,
     Alter,
+    Array,
     drop,
     edit,
     leg_of,
@@ -41,7 +42,7 @@ K_BIAS, FC1 = "layers.0.k_proj.bias", "layers.0.fc1.weight"
 FUSED_K_BIAS = "audio_tower.layers.0.self_attn.qkv_proj.bias[8:16]"
 K_PROBE = "encoder.layers.0.k_proj"
 PARAMETERS = [parameter.name for parameter in CASE.parameters(CONFIGS)]
-SUBJECTS = [*PARAMETERS, *(probe.name for probe in PROBES), TRANSCRIPTS]
+SUBJECTS = [*PARAMETERS, OTHERS, *(probe.name for probe in PROBES), TRANSCRIPTS]
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
 SHORT = make_clip("short", seconds=0.01, unsupported="too short")
 
@@ -108,13 +109,14 @@ def test_nothing_differs(tmp_path: Path, dtype: DType) -> None:
     assert {
         (result.measured, result.allowed, result.message, result.where) for result in results.values()
     } == {(0, 0, "", "")}
-    assert {results[name].metric for name in PARAMETERS} == {"parameters that differ"}
-    assert {results[name].metric for name in SUBJECTS if name not in PARAMETERS} == {"clips that differ"}
+    by_clip = SUBJECTS[len(PARAMETERS) + 1 :]
+    assert {results[name].metric for name in by_clip} == {"clips that differ"}
+    assert {results[name].metric for name in (*PARAMETERS, OTHERS)} == {"parameters that differ"}
 
 
 def test_an_audit_has_parameters_alone(tmp_path: Path) -> None:
     results = twins(tmp_path, clips=())
-    assert list(results) == PARAMETERS
+    assert list(results) == [*PARAMETERS, OTHERS]
     assert {result.status for result in results.values()} == {"pass"}
 
 
@@ -155,6 +157,72 @@ class TestParameters:
             "missing",
             f"{name} was not recorded: nothing was compared",
         )
+
+
+class TestOthers:
+    """What has no canonical name, and rows beyond the shards: padding."""
+
+    NAME = "language_model.lm_head.weight[263:320]"
+
+    def pair(self, folder: Path, *others: Mapping[str, Array]) -> CheckResult:
+        trace, twin = (
+            write_trace(folder / str(index), leg="vllm-cpu", clips=(), others=other)
+            for index, other in enumerate(others)
+        )
+        plan = plan_twin(Scope(case=CASE, configs=CONFIGS, clips=(), trained=False), leg="vllm_cpu")
+        results = compare_poison(plan, trace=trace, twin=twin, case=CASE)
+        assert {result.status for result in results if result.subject != OTHERS} == {"pass"}
+        return next(result for result in results if result.subject == OTHERS)
+
+    def test_the_same(self, tmp_path: Path) -> None:
+        zeros: dict[str, Array] = {
+            self.NAME: np.zeros((57, 8), dtype=np.float32),
+            "x.table": np.zeros(3, dtype=np.int8),
+        }
+        assert self.pair(tmp_path, zeros, zeros).status == "pass"
+
+    @pytest.mark.parametrize("value", [1.0, -0.0, np.nan])
+    def test_another_bit(self, tmp_path: Path, value: float) -> None:
+        one: Array = np.zeros((57, 8), dtype=np.float32)
+        other: Array = one.copy()
+        other[56, 7] = value
+        result = self.pair(tmp_path, {self.NAME: one}, {self.NAME: other})
+        assert (result.status, result.where, result.measured) == ("fail", self.NAME, 1)
+        assert result.message.startswith(f"{self.NAME} depends on memory that nobody wrote")
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_on_one_side_only(self, tmp_path: Path, order: int) -> None:
+        sides: list[dict[str, Array]] = [{self.NAME: np.zeros(3)}, {}]
+        assert self.pair(tmp_path, *sides[::order]).status == "fail"
+
+
+class TestParts:
+    """A quantised weight is compared by what it is kept as."""
+
+    NAMES = ("layers.0.fc1.weight_packed", "layers.0.fc1.weight_scale")
+
+    def pair(self, folder: Path, *values: float, names: Sequence[str] = NAMES) -> CheckResult:
+        trace, twin = (
+            write_trace(
+                folder / str(index), leg="vllm-cpu", clips=(), alter=drop(FC1),
+                parts=dict(zip(names, (np.zeros(4), np.full(4, value)), strict=False)),
+            )
+            for index, value in enumerate(values)
+        )  # fmt: skip
+        plan = plan_twin(Scope(case=CASE, configs=CONFIGS, clips=(), trained=False), leg="vllm_cpu")
+        results = compare_poison(plan, trace=trace, twin=twin, case=CASE)
+        assert {result.status for result in results if result.subject != FC1} == {"pass"}
+        return next(result for result in results if result.subject == FC1)
+
+    def test_the_same(self, tmp_path: Path) -> None:
+        assert self.pair(tmp_path, 1, 1).status == "pass"
+
+    def test_another_scale(self, tmp_path: Path) -> None:
+        result = self.pair(tmp_path, 1, 2)
+        assert (result.status, result.where) == ("fail", f"own.{self.NAMES[1]}")
+
+    def test_none_recorded(self, tmp_path: Path) -> None:
+        assert self.pair(tmp_path, 1, 1, names=()).status == "missing"
 
 
 class TestProbes:
@@ -261,7 +329,7 @@ _WHERE = {name: name for name in PARAMETERS} | {probe.name: f"zh/{probe.name}" f
 
 
 @settings(max_examples=15)
-@given(st.sets(st.sampled_from(SUBJECTS)), st.integers(0, 15), st.booleans())
+@given(st.sets(st.sampled_from([*_WHERE, TRANSCRIPTS])), st.integers(0, 15), st.booleans())
 def test_exactly_what_differs_is_red(
     tmp_path_factory: pytest.TempPathFactory, planted: set[str], bit: int, swapped: bool
 ) -> None:

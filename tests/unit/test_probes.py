@@ -56,6 +56,12 @@ class TestGroup:
             assert stop - start == most or sum(tokens[start : stop + 1]) > most_tokens
 
 
+class Array(np.ndarray[Any, np.dtype[Any]]):
+    """A numpy array that has memory, as torch says it."""
+
+    is_meta = False
+
+
 class Model:
     """As much of a module as is asked: its parameters, here of numpy."""
 
@@ -65,7 +71,7 @@ class Model:
     def named_parameters(self, *, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
         assert not remove_duplicate
         for name, shape in self.shapes.items():
-            yield name, np.ones(shape, dtype=np.float32)
+            yield name, np.ones(shape, dtype=np.float32).view(Array)
 
 
 class TestRecordParameters:
@@ -74,12 +80,15 @@ class TestRecordParameters:
         monkeypatch.setattr(probes, "raw_tensor", RawTensor.of)
 
     def unmapped(self, folder: Path, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+        return self.recorded(folder, name, shape).unmapped_parameters
+
+    def recorded(self, folder: Path, name: str, shape: tuple[int, ...]) -> Trace:
         model: Any = Model(**{name: shape})
         with TraceWriter.create(folder / "trace") as writer:
             probes.record_parameters(model, stack="vllm", case=CASE, configs=CONFIGS, writer=writer)
             writer.add_audit(AUDIT)
             writer.finish(manifest())
-        return Trace(folder / "trace").unmapped_parameters
+        return Trace(folder / "trace")
 
     def test_all_rows_known(self, tmp_path: Path) -> None:
         assert self.unmapped(tmp_path, "audio_tower.layers.0.self_attn.qkv_proj.bias", (24,)) == ()
@@ -93,8 +102,29 @@ class TestRecordParameters:
         "name", ["language_model.lm_head.weight", "language_model.model.embed_tokens.weight"]
     )
     def test_padding_is_no_row(self, tmp_path: Path, name: str) -> None:
-        assert self.unmapped(tmp_path, name, (320, 8)) == ()
+        trace = self.recorded(tmp_path, name, (320, 8))
+        assert trace.unmapped_parameters == ()
+        assert list(trace.other_parameters) == [f"{name}[263:320]"]
 
     @pytest.mark.parametrize("shape", [(3,), (3, 4), ()])
     def test_unknown(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
-        assert self.unmapped(tmp_path, "x.scale", shape) == ("x.scale",)
+        trace = self.recorded(tmp_path, "x.scale", shape)
+        assert trace.unmapped_parameters == tuple(trace.other_parameters) == ("x.scale",)
+        assert not trace.parameters
+
+    @pytest.mark.parametrize("shape", [(24, 1), (24,), (24, 4)])
+    def test_a_part_of_a_quantised_weight(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        """Recorded by shard, to be compared with itself; a run, which would not compare it, is told."""
+        name = "audio_tower.layers.0.self_attn.qkv_proj.weight_scale"
+        trace = self.recorded(tmp_path, name, shape)
+        assert trace.unmapped_parameters == (name,)
+        assert not trace.other_parameters
+        assert {record.name: record.source for record in trace.parameters.values()} == {
+            f"layers.0.{part}_proj.weight_scale": f"{name}[{start}:{start + 8}]"
+            for part, start in (("q", 0), ("k", 8), ("v", 16))
+        }
+
+    def test_a_part_that_has_no_shards(self, tmp_path: Path) -> None:
+        name = "audio_tower.layers.0.self_attn.qkv_proj.weight_shape"
+        trace = self.recorded(tmp_path, name, (2,))
+        assert trace.unmapped_parameters == tuple(trace.other_parameters) == (name,)
