@@ -8,7 +8,7 @@ import pytest
 
 from harness.backends.names import LegName
 from harness.errors import ExitCode
-from harness.run import AuditOptions, RunOptions, audit, prepare
+from harness.run import AuditOptions, RunOptions, audit, audit_many, prepare
 from harness.run import run as run_legs
 from tests.known_bad.conftest import LEG
 
@@ -59,12 +59,14 @@ def audit_installed(python: str, out: Path) -> Report:
     return audit(options, progress=lambda _who, _what: None)
 
 
-class TestInstalled:
-    @pytest.fixture(scope="class")
-    def report(self, release_python: str, one_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
-        out = tmp_path_factory.mktemp("installed")
-        return run("installed", python=release_python, clip=one_clip, out=out)
+@pytest.fixture(scope="module")
+def report(release_python: str, one_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The whole run, as installed."""
+    out = tmp_path_factory.mktemp("installed")
+    return run("installed", python=release_python, clip=one_clip, out=out)
 
+
+class TestInstalled:
     def test_is_a_regression(self, report: Report) -> None:
         assert (report.outcome, report.exit_code) == ("fail", ExitCode.FAIL), report.verdict
         assert leg_of(report).status == "captured"
@@ -105,12 +107,69 @@ class TestPatched:
         assert {audited[name] for name in K_BIAS} == {"pass"}
 
 
+#: The spec, and in which layers the release as installed leaves the bias to chance.
+CHECKPOINTS = {
+    "random:shards=3": (0, 1),
+    "random:k_bias=all": (),
+    "random:k_bias=all,shards=3,order=reversed": (),
+    "random:k_bias=all,shards=4,encoder_layers=4,order=reversed": (),
+    "random:k_bias=even,encoder_layers=4": (1, 3),
+    "random:k_bias=even,encoder_layers=4,shards=3": (1, 3),
+    "random:k_bias=even,encoder_layers=4,shards=3,order=by_name": (1, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def reports(
+    release_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[LoaderState, tuple[Report, ...]]:
+    """Every checkpoint by loader state; one process for each state."""
+    states: tuple[LoaderState, ...] = ("installed", "patched")
+    return {
+        loader: audit_many(
+            AuditOptions(
+                out=tmp_path_factory.mktemp(loader),
+                legs=(LEG,),
+                loader=loader,
+                python={LEG: release_python},
+            ),
+            tuple(CHECKPOINTS),
+            progress=lambda _who, _what: None,
+        )
+        for loader in states
+    }
+
+
+class TestARealKBias:
+    """Checkpoints that have a k bias, or some of it, in every order that files can have."""
+
+    @pytest.mark.parametrize(("spec", "left"), CHECKPOINTS.items(), ids=list(CHECKPOINTS))
+    def test_installed_leaves_what_the_checkpoint_lacks(
+        self, spec: str, left: tuple[int, ...], reports: dict[LoaderState, tuple[Report, ...]]
+    ) -> None:
+        report = reports["installed"][list(CHECKPOINTS).index(spec)]
+        assert list(messages(report)) == [
+            f"glm_asr-audit-layers.{layer}.k_proj.bias-{IDENTIFIER}" for layer in left
+        ], report.verdict
+
+    @pytest.mark.parametrize(("spec", "left"), CHECKPOINTS.items(), ids=list(CHECKPOINTS))
+    def test_patched_gives_zeros_there_and_nowhere_else(
+        self, spec: str, left: tuple[int, ...], reports: dict[LoaderState, tuple[Report, ...]]
+    ) -> None:
+        report = reports["patched"][list(CHECKPOINTS).index(spec)]
+        assert report.outcome == "pass", report.verdict
+        changes = leg_of(report).loader_changes
+        assert [change.split("layers.")[1].split(".")[0] for change in changes] == [str(i) for i in left]
+
+
+@pytest.fixture(scope="module")
+def first(release_python: str, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The first of several audits."""
+    return audit_installed(release_python, tmp_path_factory.mktemp("first"))
+
+
 class TestEveryTime:
     """Uninitialised memory is luck; what is said of it must not be."""
-
-    @pytest.fixture(scope="class")
-    def first(self, release_python: str, tmp_path_factory: pytest.TempPathFactory) -> Report:
-        return audit_installed(release_python, tmp_path_factory.mktemp("first"))
 
     def test_the_same_finding(
         self, first: Report, release_python: str, tmp_path: Path, repetition: int
