@@ -6,7 +6,9 @@ installed first and alone: PyTorch's index serves only that step, since an index
 a retry for every package asked of it.
 
 A lock with a line ``# based on: OTHER.txt`` holds what differs from that one, which lies beside it: pins of
-the same package replace the other's, and further ones are added.
+the same package replace the other's, and further ones are added. Where a complete environment of that one
+lies beside the new environment, under its lock's name, the new one begins with its files, as hard links: what
+differs is installed in seconds, and takes no more room than that.
 
 The standard library only, and nothing of the harness: this runs before there is an environment.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -95,6 +98,17 @@ def _package(line: str) -> str:
     return re.sub(r"[-_.]+", "-", pin.group(1)).lower() if pin else ""
 
 
+def base_of(lock: Path) -> Path | None:
+    """Return the lock that ``lock`` is based on, if there is one.
+
+    Raises:
+        LockError: from :func:`resolve`.
+    """
+    resolve(lock)
+    found = _BASE.search(lock.read_text(encoding="utf-8"))
+    return lock.with_name(found.group(1)) if found else None
+
+
 def identity(lock: Path) -> str:
     """Return what an environment of ``lock`` is told by: a digest of its resolved text, and this Python.
 
@@ -158,6 +172,7 @@ def build(lock: Path, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         # Without ensurepip, which not every system's Python has: the pip that runs here installs into there.
         venv.create(folder, with_pip=False)
+        _begin_with_base(lock, folder)
         _install_torch(folder, text)
         _say("installing everything else that the lock pins")
         with tempfile.NamedTemporaryFile("w", suffix=f"-{lock.name}", encoding="utf-8") as resolved:
@@ -167,6 +182,34 @@ def build(lock: Path, folder: Path) -> None:
         # Last: an environment without it was cut short, and is built anew.
         _marker(folder).write_text(identity(lock), encoding="utf-8")
         _say(f"built in {time.monotonic() - started:.0f} s")
+
+
+def _begin_with_base(lock: Path, folder: Path) -> None:
+    """Link the files of an environment that ``lock`` is based on, if one lies beside and is complete."""
+    base = base_of(lock)
+    while base is not None and not is_built(base, folder.with_name(base.stem)):
+        base = base_of(base)
+    if base is None:
+        return
+    source = folder.with_name(base.stem)
+    # Nobody may build it anew meanwhile.
+    with guard_file(source).open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_SH)
+        if not is_built(base, source):
+            return
+        _say(f"beginning with {source}")
+        try:
+            for part in source.iterdir():
+                # Scripts name their own folder, and so stay behind.
+                if part.is_dir() and not part.is_symlink() and part.name != "bin":
+                    shutil.copytree(
+                        part, folder / part.name, symlinks=True, copy_function=os.link, dirs_exist_ok=True
+                    )
+        except (OSError, shutil.Error):
+            # Another file system, or taken away meanwhile.
+            _say(f"{source} cannot be linked from; installing everything")
+            shutil.rmtree(folder)
+            venv.create(folder, with_pip=False)
 
 
 def _install_torch(folder: Path, lock: str) -> None:

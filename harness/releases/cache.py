@@ -72,6 +72,10 @@ class Cache:
         self._folder = folder
         self._warn = warn
 
+    def holds(self, key: Key) -> bool:
+        """Whether there is a result of ``key``; :meth:`load` says whether it can be used."""
+        return self._folder is not None and (self._folder / key.file_name).is_file()
+
     def load(self, key: Key, kind: type[Stored]) -> Stored | None:
         """Return what is kept for ``key``; a file that cannot be used counts as none."""
         if self._folder is None:

@@ -15,7 +15,8 @@ from harness.releases.bisection import describe, find_first_good
 from harness.releases.build import identity
 from harness.releases.cache import Cache, Key, Result, reference_digest, sources_digest
 from harness.releases.catalogue import load_catalogue
-from harness.releases.environment import InstallError, release_environment
+from harness.releases.environment import InstallError
+from harness.releases.environments import Environments
 from harness.releases.matrix import (
     Bisection,
     Cell,
@@ -36,7 +37,6 @@ from harness.report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import Protocol
 
@@ -90,19 +90,33 @@ def run_releases(
         options.checkpoint, case=get_case(options.case), folder=options.out / "work" / "checkpoint"
     )
     _clear(options.out)
+    environments = Environments(
+        options.environments,
+        catalogue=catalogue,
+        # Which ones a search will try is not known.
+        expected=() if options.bisect else chosen,
+        keep=options.keep,
+        log=lambda release: options.out / _CELLS / release.version / "install.log",
+        progress=progress,
+    )
     bench = _Bench(
         options,
         catalogue=catalogue,
         checkpoint=checkpoint.digest,
+        environments=environments,
         progress=progress,
         try_loader=try_loader,
         check_helper=check_helper,
     )
-    if options.bisect:
-        rows, bisection = _search(bench, chosen)
-    else:
-        progress("releases", f"{len(chosen)} to try, each {', '.join(loaders)}")
-        rows, bisection = tuple(bench.row(release, loaders, helper=True) for release in chosen), None
+    with environments:
+        if options.bisect:
+            rows, bisection = _search(bench, chosen)
+        else:
+            progress("releases", f"{len(chosen)} to try, each {', '.join(loaders)}")
+            for release in chosen:
+                if bench.knows(release, loaders):
+                    environments.done(release)
+            rows, bisection = tuple(bench.row(release, loaders, helper=True) for release in chosen), None
     cells = [cell for row in rows for cell in row.cells]
     result = outcome(cells, bisection)
     return Matrix(
@@ -168,6 +182,7 @@ class _Bench:
         *,
         catalogue: Catalogue,
         checkpoint: str,
+        environments: Environments,
         progress: Callable[[str, str], None],
         try_loader: TryLoader,
         check_helper: Callable[[str], Helper],
@@ -176,9 +191,15 @@ class _Bench:
         self.progress = progress
         self._options = options
         self._checkpoint = checkpoint
+        self._environments = environments
         self._try_loader = try_loader
         self._check_helper = check_helper
         self._cache = Cache(options.cache, warn=lambda text: progress("cache", text))
+
+    def knows(self, release: Release, loaders: tuple[LoaderState, ...]) -> bool:
+        """Whether a row can be had from the cache alone."""
+        keys = [*(self._key(release, loader) for loader in loaders), self._helper_key(release)]
+        return all(self._cache.holds(key) for key in keys)
 
     def row(self, release: Release, loaders: tuple[LoaderState, ...], *, helper: bool) -> Row:
         """Try a release; never raises for what becomes of it.
@@ -193,7 +214,7 @@ class _Bench:
         left = [loader for loader in loaders if loader not in cells]
         if left or (helper and contract is None):
             try:
-                with self._environment(release) as interpreter:
+                with self._environments.of(release) as interpreter:
                     for loader in left:
                         cells[loader] = self._cell(release, loader, interpreter)
                     if helper and contract is None:
@@ -205,16 +226,6 @@ class _Bench:
                         release, loader=loader, catalogue=self.catalogue, reason=str(error)
                     )
         return Row(release=release.version, cells=tuple(cells[loader] for loader in loaders), helper=contract)
-
-    def _environment(self, release: Release) -> AbstractContextManager[str]:
-        return release_environment(
-            self.catalogue.lock(release),
-            self._options.environments / release.environment,
-            log=self._options.out / _CELLS / release.version / "install.log",
-            free_gigabytes=self.catalogue.free_gigabytes,
-            keep=self._options.keep,
-            progress=lambda text: self.progress(release.leg, text),
-        )
 
     def _cell(self, release: Release, loader: LoaderState, interpreter: str) -> Cell:
         started = time.monotonic()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import ExitCode
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -42,6 +44,14 @@ def test_installed_harness_runs_outside_a_checkout(python: Path, tmp_path: Path)
     assert Path(where.strip()).is_relative_to(python.parent.parent)
     out = call(python.with_name("glm-asr-harness"), "doctor", cwd=tmp_path)
     assert "vllm-cuda" in out
+
+
+def test_installed_harness_knows_the_releases_and_their_locks(python: Path, tmp_path: Path) -> None:
+    command = [str(python.with_name("glm-asr-harness")), "releases", "--only", "9.9.9", "--out", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.USAGE
+    assert "no such release here; known releases: 0.15.0, " in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_installed_harness_captures_the_embedded_clips(python: Path, tmp_path: Path) -> None:

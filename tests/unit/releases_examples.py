@@ -61,13 +61,15 @@ def use_wheels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
 
 
-def make_catalogue(folder: Path, locks: dict[str, str]) -> Catalogue:
-    """Write and read a catalogue of releases, each with the text of its lock."""
+def make_catalogue(folder: Path, locks: dict[str, str], *, prefix: str = "") -> Catalogue:
+    """Write and read a catalogue of releases, each with the text of its lock; bases are named without prefix."""
     (folder / "locks").mkdir(parents=True, exist_ok=True)
     text = EXPECTED
     for version, lock in locks.items():
-        (folder / "locks" / f"{version}.txt").write_text(lock, encoding="utf-8")
-        text += f'[[releases]]\nversion = "{version}"\nlock = "{version}.txt"\n'
+        name = f"{prefix}{version}.txt"
+        content = lock.replace("# based on: ", f"# based on: {prefix}")
+        (folder / "locks" / name).write_text(content, encoding="utf-8")
+        text += f'[[releases]]\nversion = "{version}"\nlock = "{name}"\n'
     (folder / "catalogue.toml").write_text(text, encoding="utf-8")
     return load_catalogue(folder / "catalogue.toml")
 

@@ -176,6 +176,57 @@ class TestBuild:
         assert call(path, folder).returncode == 0
         assert not (folder / "mine").exists()
 
+    def test_begins_with_the_environment_that_it_is_based_on(self, tmp_path: Path) -> None:
+        """The same files, but for what differs; and that one stays as it is."""
+        base = lock(tmp_path, "base", "one==1.0\ntorch==3.0\n")
+        middle = lock(tmp_path, "middle", "# based on: base.txt\n# not built\n")
+        path = lock(tmp_path, "new", "# based on: middle.txt\none==2.0\n")
+        assert call(base, tmp_path / "base").returncode == 0
+        (tmp_path / "base" / "bin" / "script").touch()
+        done = call(path, tmp_path / "new")
+        assert done.returncode == 0, done.stderr
+        assert f"beginning with {tmp_path / 'base'}" in done.stderr
+        assert not build.is_built(middle, tmp_path / "middle")
+        old, new = tmp_path / "base", tmp_path / "new"
+        assert (self.version(old, "one"), self.version(old, "torch")) == ("1.0", "3.0")
+        assert (self.version(new, "one"), self.version(new, "torch")) == ("2.0", "3.0")
+        same = [
+            next(folder.rglob("torch.py")).stat().st_ino == next(old.rglob("torch.py")).stat().st_ino
+            for folder in (old, new)
+        ]
+        assert same == [True, True]
+        assert not list(new.rglob("one-1.0.dist-info"))
+        assert not (new / "bin" / "script").exists()
+        assert build.is_built(base, old)
+        assert build.is_built(path, new)
+
+    def test_not_with_one_that_is_not_complete(self, tmp_path: Path) -> None:
+        base = lock(tmp_path, "base", "one==1.0\n")
+        path = lock(tmp_path, "new", "# based on: base.txt\ntorch==3.0\n")
+        assert call(base, tmp_path / "base").returncode == 0
+        lock(tmp_path, "base", "one==2.0\n")
+        done = call(path, tmp_path / "new")
+        assert done.returncode == 0, done.stderr
+        assert "beginning with" not in done.stderr
+        assert self.version(tmp_path / "new", "one") == "2.0"
+
+    def test_where_nothing_can_be_linked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As between two file systems."""
+
+        def refuse(*_arguments: object) -> None:
+            raise OSError(18, "Invalid cross-device link")
+
+        base = lock(tmp_path, "base", "one==1.0\n")
+        path = lock(tmp_path, "new", "# based on: base.txt\ntorch==3.0\n")
+        assert call(base, tmp_path / "base").returncode == 0
+        monkeypatch.setattr("os.link", refuse)
+        build.build(path, tmp_path / "new")
+        assert "cannot be linked from; installing everything" in capsys.readouterr().err
+        new = tmp_path / "new"
+        assert (self.version(new, "one"), self.version(new, "torch")) == ("1.0", "3.0")
+
     def test_one_that_fails_is_not_complete(self, tmp_path: Path) -> None:
         path, folder = lock(tmp_path, "lock", "one==1.0\ngone==9.9\n"), tmp_path / "env"
         done = call(path, folder)
