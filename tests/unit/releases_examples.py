@@ -62,7 +62,7 @@ def use_wheels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_catalogue(folder: Path, locks: dict[str, str], *, prefix: str = "") -> Catalogue:
-    """Write and read a catalogue of releases, each with the text of its lock; bases are named without prefix."""
+    """Write and read a catalogue of releases, each with the text of its lock, whose base has no prefix."""
     (folder / "locks").mkdir(parents=True, exist_ok=True)
     text = EXPECTED
     for version, lock in locks.items():
