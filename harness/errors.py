@@ -28,3 +28,7 @@ class TraceError(InputError):
 
 class CaptureError(HarnessError):
     """A capture cannot go on: the leg ends as ``error`` and its log says why."""
+
+
+class RefusedError(CaptureError):
+    """A stack does not load a checkpoint."""

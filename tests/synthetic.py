@@ -214,7 +214,8 @@ def write_trace(
             writer.add_parameter(name=name, source=f"own.{name}", tensor=RawTensor.of(values))
         checkpoint = manifest.get("checkpoint", CHECKPOINT)
         assert isinstance(checkpoint, CheckpointEntry)
-        clean = clean_audit(stack, dtype=dtype, lacks=checkpoint.lacks)
+        fill = manifest.get("fill", "nan")
+        clean = clean_audit(stack, dtype=dtype, lacks=checkpoint.lacks, fill=fill)
         writer.add_audit(clean if audit is None else audit(clean))
         for clip in clips:
             if (audio := alter(f"{clip.id}/{AUDIO}", RawTensor.of(audio_of(clip)))) is not None:
@@ -288,7 +289,11 @@ def _source(name: str, stack: Stack) -> str:
 
 
 def clean_audit(
-    stack: Stack, *, dtype: str = "float32", lacks: Sequence[str] = CHECKPOINT.lacks
+    stack: Stack,
+    *,
+    dtype: str = "float32",
+    lacks: Sequence[str] = CHECKPOINT.lacks,
+    fill: object = "nan",
 ) -> LoadAudit:
     """The audit of a load that left nothing: every element written, every tensor of the checkpoint used.
 
@@ -296,12 +301,15 @@ def clean_audit(
         stack: As :func:`write_trace` names its parameters; vllm pads the vocabulary.
         dtype: Of the parameters; the checkpoint's is float32.
         lacks: The parameters that the checkpoint has not. vllm has them, written by the loader itself.
+        fill: Of vllm's memory.
     """
     parameters = {
         parameter.name: parameter
         for parameter in CASE.parameters(CONFIGS)
         if stack == "vllm" or not parameter.zero_if_absent
     }
+    # What the loader writes by itself: zeros for a bias, and for padding.
+    own_values = {None, *lacks}
     shards: list[AuditedShard] = []
     for own in dict.fromkeys(_own_name(name, stack) for name in parameters):
         cuts: list[tuple[str | None, str, int, int]] = []
@@ -324,7 +332,8 @@ def clean_audit(
                 of=rows * width,
                 dtype=dtype,
                 elements=(stop - start) * width,
-                loaded=(stop - start) * width,
+                loaded=0 if name in own_values else (stop - start) * width,
+                made=(stop - start) * width if name in own_values else 0,
                 default=0,
                 uninitialised=0,
                 sources=(CASE.published_name(name),) if name is not None and name not in lacks else (),
@@ -332,6 +341,7 @@ def clean_audit(
             for name, short, start, stop in cuts
         ]
     return LoadAudit(
+        fill_word=None if stack == "hf" else 0x7FC00000 if fill == "nan" else 0x47000000,
         shards=tuple(shards),
         tensors=tuple(
             OfferedTensor(

@@ -15,7 +15,7 @@ from harness.backends.request import LegRequest
 from harness.cases import get_case
 from harness.checkpoints.expectation import not_as_expected
 from harness.checkpoints.scan import headers
-from harness.errors import CaptureError, InputError
+from harness.errors import CaptureError, InputError, RefusedError
 from harness.trace import Manifest, TraceWriter
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def main(request_files: Sequence[str]) -> int:
             if not isinstance(error, CaptureError):
                 traceback.print_exc()
             reason = str(error) if isinstance(error, CaptureError) else f"{type(error).__name__}: {error}"
-            reason += _about_checkpoint(request)
+            if isinstance(error, RefusedError):
+                reason += _about_checkpoint(request)
             sys.stderr.write(f"[{request.leg}] {reason}\n")
             request.failure.write_text(" ".join(reason.split()), encoding="utf-8")
     return 1 if failed else 0

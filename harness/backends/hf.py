@@ -11,7 +11,7 @@ import transformers
 from harness.backends.backend import Backend, Captured
 from harness.backends.hf_audit import audit_reference
 from harness.backends.probes import Recorder, exact_float32, hooked, raw_tensor, record_parameters
-from harness.errors import CaptureError
+from harness.errors import CaptureError, RefusedError
 from harness.trace.schema import ClipEntry, TranscriptRecord
 
 if TYPE_CHECKING:
@@ -68,9 +68,11 @@ class HuggingFace(Backend):
                 local_files_only=True,
                 output_loading_info=True,
             )
+        except torch.cuda.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             msg = f"transformers {transformers.__version__} refuses this checkpoint: {error}"
-            raise CaptureError(msg) from error
+            raise RefusedError(msg) from error
         writer.add_audit(
             audit_reference(
                 model, info, folder=request.checkpoint_folder, case=self.case, configs=self.configs

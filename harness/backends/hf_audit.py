@@ -44,7 +44,7 @@ def audit_reference(
         home = _home(name, case=case, configs=configs)
         canonical = home.name if home.known else None
         sources = homes.get(home, [])
-        loaded = name not in fresh and (bool(sources) or canonical is None)
+        loaded = name not in fresh and bool(sources)
         for source in sources if loaded else ():
             used.setdefault(source, []).append(name)
         shards.append(
@@ -57,6 +57,7 @@ def audit_reference(
                 dtype=str(parameter.dtype).removeprefix("torch."),
                 elements=parameter.numel(),
                 loaded=parameter.numel() if loaded else 0,
+                made=0,
                 default=0 if loaded else parameter.numel(),
                 uninitialised=0,
                 sources=tuple(sources) if loaded else (),

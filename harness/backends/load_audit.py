@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from harness.backends.poison import Unwritten
-    from harness.backends.watch import LoadWatch, Write
+    from harness.backends.watch import LoadWatch, Offer, Write
     from harness.cases.case import Case, Configs, Shard
 
 _MOST_RANGES = 3
@@ -47,9 +47,9 @@ def audit_load(
         if parameter.device.type == "meta":
             not_audited.append(f"{name}: has no memory after loading")
             continue
-        writes = [write for write in watch.writes if write.parameter == name]
+        load = _Load(parameter, unwritten=unwritten.get(name), writes=watch.writes.get(name, ()))
         shards += [
-            _shard(name, parameter, cut, unwritten=unwritten.get(name), writes=writes, watch=watch)
+            load.shard(name, cut, offers=watch.offers)
             for cut in _cuts(case.cut("vllm", name, _rows(parameter), configs), parameter)
         ]
     shards += _buffers(model)
@@ -69,6 +69,7 @@ def audit_load(
         OfferedTensor(name=name, dtype="", shape=(), non_finite=0, consumed=False) for name in sorted(never)
     ]
     return LoadAudit(
+        fill_word=fill_word(torch.empty(1)),
         shards=tuple(shards),
         tensors=tuple(offered),
         overwritten=tuple(_overwritten(watch)),
@@ -96,50 +97,63 @@ def _rows(parameter: torch.Tensor) -> int:
     return parameter.shape[0] if parameter.dim() else 1
 
 
-def _shard(
-    name: str,
-    parameter: torch.Tensor,
-    cut: tuple[str | None, str, tuple[int, int]],
-    *,
-    unwritten: Unwritten | None,
-    writes: Sequence[Write],
-    watch: LoadWatch,
-) -> AuditedShard:
-    canonical, short, (start, stop) = cut
+class _Load:
+    """What became of one parameter, element by element; every mask is of its shape."""
 
-    def of(mask: torch.Tensor | None) -> torch.Tensor | None:
-        return mask if mask is None or not mask.dim() else mask[start:stop]
+    def __init__(
+        self, parameter: torch.Tensor, *, unwritten: Unwritten | None, writes: Sequence[Write]
+    ) -> None:
+        self._parameter = parameter
+        self._writes = writes
+        self._default = None if unwritten is None else unwritten.default
+        self._uninitialised = None if unwritten is None else unwritten.uninitialised
+        made = torch.ones(parameter.shape, dtype=torch.bool, device=parameter.device)
+        for write in writes:
+            if write.sources:
+                made[write.box.index] = False
+            elif write.replaces and write.box.exact:
+                made[write.box.index] = True
+        for left in (self._default, self._uninitialised):
+            if left is not None:
+                made &= ~left
+        #: Written by the loader itself, and not over it from the checkpoint.
+        self._made = made
 
-    default, uninitialised = (
-        (None, None) if unwritten is None else (of(unwritten.default), of(unwritten.uninitialised))
-    )
-    counts = [0 if mask is None else int(mask.sum()) for mask in (default, uninitialised)]
-    elements = parameter.numel() if not parameter.dim() else parameter[start:stop].numel()
-    left = [
-        mask
-        for mask, count in zip((default, uninitialised), counts, strict=True)
-        if mask is not None and count
-    ]
-    sources = {
-        watch.offers[source].name: None
-        for write in writes
-        if not write.box.start or (write.box.start[0] < stop and start < write.box.stop[0])
-        for source in write.sources
-    }
-    return AuditedShard(
-        parameter=name,
-        shard=short,
-        name=canonical,
-        rows=(start, stop),
-        of=parameter.numel(),
-        dtype=str(parameter.dtype).removeprefix("torch."),
-        elements=elements,
-        loaded=elements - sum(counts),
-        default=counts[0],
-        uninitialised=counts[1],
-        unwritten=_ranges(torch.stack(left).any(dim=0), offset=start) if left else (),
-        sources=tuple(sources),
-    )
+    def shard(
+        self, name: str, cut: tuple[str | None, str, tuple[int, int]], *, offers: Sequence[Offer]
+    ) -> AuditedShard:
+        canonical, short, (start, stop) = cut
+
+        def of(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[start:stop] if tensor.dim() else tensor
+
+        def count(mask: torch.Tensor | None) -> int:
+            return 0 if mask is None else int(of(mask).sum())
+
+        made, default, uninitialised = map(count, (self._made, self._default, self._uninitialised))
+        elements = of(self._parameter).numel()
+        left = [of(mask) for mask in (self._default, self._uninitialised) if mask is not None and count(mask)]
+        sources = {
+            offers[source].name: None
+            for write in self._writes
+            if write.box.has_rows((start, stop))
+            for source in write.sources
+        }
+        return AuditedShard(
+            parameter=name,
+            shard=short,
+            name=canonical,
+            rows=(start, stop),
+            of=self._parameter.numel(),
+            dtype=str(self._parameter.dtype).removeprefix("torch."),
+            elements=elements,
+            loaded=elements - made - default - uninitialised,
+            made=made,
+            default=default,
+            uninitialised=uninitialised,
+            unwritten=_ranges(torch.stack(left).any(dim=0), offset=start) if left else (),
+            sources=tuple(sources),
+        )
 
 
 def _buffers(model: torch.nn.Module) -> Iterable[AuditedShard]:
@@ -159,6 +173,7 @@ def _buffers(model: torch.nn.Module) -> Iterable[AuditedShard]:
             dtype=str(buffer.dtype).removeprefix("torch."),
             elements=buffer.numel(),
             loaded=0,
+            made=0,
             default=buffer.numel() - count,
             uninitialised=count,
             unwritten=_ranges(mask, offset=0),
@@ -167,20 +182,23 @@ def _buffers(model: torch.nn.Module) -> Iterable[AuditedShard]:
 
 def _overwritten(watch: LoadWatch) -> Iterable[Overwritten]:
     """Writes over elements that the checkpoint had been loaded into before."""
-    loaded: dict[str, list[Write]] = {}
-    for write in watch.writes:
-        earlier = loaded.setdefault(write.parameter, [])
-        for first in earlier if write.replaces else ():
-            if first.sources == write.sources or not first.box.overlaps(write.box):
-                continue
-            yield Overwritten(
-                parameter=write.parameter,
-                box=str(write.box),
-                first=_names(first, watch),
-                second=_names(write, watch) or None,
-            )
-        if write.sources:
-            earlier.append(write)
+    for parameter, writes in watch.writes.items():
+        loaded: list[Write] = []
+        for write in writes:
+            for first in loaded if write.replaces else ():
+                if not first.box.overlaps(write.box):
+                    continue
+                # Of one tensor, several writes may share a rectangle that is not quite theirs.
+                if first.sources == write.sources and not (first.box.exact and first.box == write.box):
+                    continue
+                yield Overwritten(
+                    parameter=parameter,
+                    box=str(write.box),
+                    first=_names(first, watch),
+                    second=_names(write, watch) or None,
+                )
+            if write.sources:
+                loaded.append(write)
 
 
 def _names(write: Write, watch: LoadWatch) -> str:

@@ -2,9 +2,10 @@
 
 Whether an element was written cannot be read off its value: garbage may be zero, and a checkpoint may hold
 NaN. So memory is filled with a known word while a model is built, every parameter is filled with that word
-again before loading, and where it is still there after loading, the load is repeated over another word. What
-holds both fills was not written. This needs no value that a checkpoint could not have, so it holds for every
-dtype, integers and float8 too.
+again before loading, and where it is still there after loading (or any NaN, which is what becomes of NaN),
+the load is repeated over another word, for parameters and for what is allocated meanwhile. What changes with
+the fill was not written. This needs no value that a checkpoint could not have, so it holds for every dtype,
+integers and float8 too; only what is computed in place of a fill that is a number passes for written.
 """
 
 from __future__ import annotations
@@ -51,8 +52,12 @@ def finite_value(dtype: torch.dtype) -> float | int | bool:
     return int(torch.iinfo(dtype).max) // 2
 
 
-class _FiniteFill(TorchDispatchMode):  # type: ignore[misc]  # torch is not there
-    """Fills every tensor that is allocated without values, over the fill of torch's own."""
+class _Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch is not there
+    """Changes every tensor that is allocated without values, after the fill of torch's own."""
+
+    def __init__(self, change: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self._change = change
 
     def __torch_dispatch__(
         self,
@@ -63,7 +68,7 @@ class _FiniteFill(TorchDispatchMode):  # type: ignore[misc]  # torch is not ther
     ) -> object:
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket.__name__ in _ALLOCATIONS and result.device.type != "meta":
-            result.fill_(finite_value(result.dtype))
+            self._change(result)
         return result
 
 
@@ -85,7 +90,7 @@ def filled(fill: Fill) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             if fill == "finite":
-                stack.enter_context(_FiniteFill())
+                stack.enter_context(_Allocations(lambda made: made.fill_(finite_value(made.dtype))))
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
@@ -95,6 +100,20 @@ def filled(fill: Fill) -> Iterator[None]:
 def fill_word(tensor: torch.Tensor) -> int:
     """The word that a fresh allocation of this dtype and device holds inside :func:`filled`."""
     return int(words(torch.empty(1, dtype=tensor.dtype, device=tensor.device)).item())
+
+
+def _holds_fill(tensor: torch.Tensor) -> torch.Tensor:
+    """Where a tensor holds the fill, or what may have become of it: a NaN of any word."""
+    return (words(tensor) == fill_word(tensor)) | is_nan(tensor)
+
+
+def _flip(tensor: torch.Tensor) -> int:
+    """Which bits of the fill to turn over for another word, that is no NaN: the exponent's highest."""
+    if tensor.dtype == torch.bool:
+        return 1
+    if tensor.dtype == torch.complex64:
+        return 0x40000000_40000000
+    return 0x40 << (8 * (int(tensor.element_size()) - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,81 +138,73 @@ class Unwritten:
 class PoisonedParameters:
     """The parameters of a model that was built inside :func:`filled`, made ready for loading.
 
-    To be used inside the same :func:`filled`. Keeps at most one copy of the parameters: only of those that
-    the constructor gave values.
+    To be used inside the same :func:`filled`. Keeps a copy, and a mask of one byte per element, of those
+    parameters that the constructor gave values, and one more mask of those that loading left something of.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
-        self._places: dict[str, tuple[torch.Tensor, int]] = {}
         self._constructed: dict[str, _Constructed] = {}
-        #: Parameters without memory yet, such as those that online quantisation makes while it loads.
-        self.without_memory: list[str] = []
-        for name, parameter in model.named_parameters():
-            if parameter.device.type == "meta":
-                self.without_memory.append(name)
-                continue
-            data, word = parameter.detach(), fill_word(parameter)
+        for name, data in self._parameters().items():
             # What is computed of uninitialised memory, by a cast even, may be NaN in another word.
-            written = (words(data) != word) & ~is_nan(data)
+            written = ~_holds_fill(data)
             if bool(written.any()):
                 self._constructed[name] = _Constructed(written=written, values=data.clone())
-            self._places[name] = (data, word)
 
     def load(self, load: Callable[[], None]) -> dict[str, Unwritten]:
         """Load until it is known which elements loading writes; afterwards, the others are as constructed.
 
         May be called again, to load in another way. Elements without a constructor's value hold the fill.
+        Parameters that a loader gives other memory, or adds, are looked at where they are afterwards.
 
         Args:
             load: Loads the checkpoint into the model; called a second time only where elements hold the
                 fill after the first.
         """
-        self._pour(flip=0)
+        self._pour(flipped=False)
         load()
-        candidates = {
-            name: held
-            for name, (data, word) in self._places.items()
-            if bool((held := words(data) == word).any())
+        held = {
+            name: mask for name, data in self._parameters().items() if bool((mask := _holds_fill(data)).any())
         }
-        if candidates:
-            self._pour(flip=1)
+        if not held:
+            return {}
+        self._pour(flipped=True)
+        with _Allocations(lambda made: words(made).bitwise_xor_(_flip(made))):
             load()
-            candidates = {
-                name: left
-                for name, held in candidates.items()
-                if bool((left := held & (words(self._places[name][0]) == (self._places[name][1] ^ 1))).any())
-            }
-        unwritten = {name: self._settle(name, mask) for name, mask in candidates.items()}
-        return {**unwritten, **self._replaced()}
+        unwritten = {}
+        for name, data in self._parameters().items():
+            mask = held.pop(name, None)
+            if mask is None:
+                continue
+            left = mask & ~_holds_fill(data) if mask.shape == data.shape else torch.ones_like(data).bool()
+            if bool(left.any()):
+                unwritten[name] = self._settle(name, data, left)
+        return unwritten
 
-    def _pour(self, *, flip: int) -> None:
-        for data, word in self._places.values():
-            words(data).fill_(word ^ flip)
+    def _parameters(self) -> dict[str, torch.Tensor]:
+        """Every parameter that has memory, as it is now."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self._model.named_parameters()
+            if parameter.device.type != "meta"
+        }
 
-    def _settle(self, name: str, mask: torch.Tensor) -> Unwritten:
-        data, word = self._places[name]
-        words(data)[mask] = word
+    def _pour(self, *, flipped: bool) -> None:
+        for data in self._parameters().values():
+            words(data).fill_(fill_word(data) ^ (_flip(data) if flipped else 0))
+
+    def _settle(self, name: str, data: torch.Tensor, left: torch.Tensor) -> Unwritten:
+        words(data)[left] = fill_word(data)
         constructed = self._constructed.get(name)
-        if constructed is None:
-            return Unwritten(default=None, uninitialised=mask)
-        default = mask & constructed.written
+        if constructed is None or (constructed.values.shape, constructed.values.dtype) != (
+            data.shape,
+            data.dtype,
+        ):
+            return Unwritten(default=None, uninitialised=left)
+        default = left & constructed.written
         words(data)[default] = words(constructed.values)[default]
-        uninitialised = mask & ~constructed.written
+        uninitialised = left & ~constructed.written
         return Unwritten(
             default=default if bool(default.any()) else None,
             uninitialised=uninitialised if bool(uninitialised.any()) else None,
         )
-
-    def _replaced(self) -> dict[str, Unwritten]:
-        """Parameters whose loader gave them new memory: there, uninitialised is what holds the fill."""
-        found = {}
-        for name, parameter in self._model.named_parameters():
-            place = self._places.get(name)
-            if place is not None and place[0].data_ptr() == parameter.data_ptr():
-                continue
-            if parameter.device.type == "meta":
-                continue
-            mask = words(parameter) == fill_word(parameter)
-            found[name] = Unwritten(default=None, uninitialised=mask if bool(mask.any()) else None)
-        return found

@@ -17,11 +17,12 @@ import vllm
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
+from harness.backends.guard import Guard
 from harness.backends.load_audit import audit_load
 from harness.backends.poison import PoisonedParameters, filled
 from harness.backends.watch import LoadWatch
 from harness.backends.zero_bias import ZeroBias
-from harness.errors import CaptureError
+from harness.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -92,19 +93,26 @@ def register(plan: LoadPlan, on_loaded: Callable[[torch.nn.Module, Loaded], None
         def load_weights(self, model: torch.nn.Module, model_config: ModelConfig) -> None:
             poisoned = PoisonedParameters(model)
             watch = self._watch = LoadWatch(model.named_parameters())
-            kept = _keep_out(model, plan=plan, watch=watch) if plan.state == "reverted" else []
+            guard = Guard(watch, state=plan.state)
+            guard.install(model, case=plan.case, configs=plan.configs, optional=plan.optional)
+            repeated = False
 
             def load() -> None:
-                watch.restart()
-                kept.clear()
+                nonlocal repeated
+                watch.restart(model.named_parameters())
+                guard.undone.clear()
                 self._fix = None if self._fix is None else ZeroBias(plan.optional)
                 try:
                     with watch:
                         DefaultModelLoader.load_weights(self, model, model_config)
+                except (MemoryError, torch.cuda.OutOfMemoryError):
+                    raise
                 except Exception as error:
                     what = f"{type(error).__name__}: {error}".removesuffix(": ")
-                    msg = f"vLLM {vllm.__version__} refuses this checkpoint: {what}"
-                    raise CaptureError(msg) from error
+                    how = "loads this checkpoint once and not again, as the audit asks" if repeated else ""
+                    msg = f"vLLM {vllm.__version__} {how or 'refuses this checkpoint'}: {what}"
+                    raise RefusedError(msg) from error
+                repeated = True
 
             unwritten = poisoned.load(load)
             if plan.state == "patched" and _lacks_zero_bias(unwritten, plan=plan):
@@ -122,7 +130,7 @@ def register(plan: LoadPlan, on_loaded: Callable[[torch.nn.Module, Loaded], None
             self._fill.close()
             added = [] if self._fix is None else self._fix.added
             changes = [f"gave load_weights {name} = 0, [{plan.optional[name]}]" for name in added]
-            on_loaded(model, Loaded(audit=audit, changes=(*changes, *kept)))
+            on_loaded(model, Loaded(audit=audit, changes=(*changes, *guard.undone)))
 
         def get_all_weights(
             self, model_config: ModelConfig, model: torch.nn.Module
@@ -150,47 +158,3 @@ def _lacks_zero_bias(unwritten: dict[str, Unwritten], *, plan: LoadPlan) -> bool
                 if mask is not None and bool(mask[shard.start : shard.stop].any()):
                     return True
     return False
-
-
-def _keep_out(model: torch.nn.Module, *, plan: LoadPlan, watch: LoadWatch) -> list[str]:
-    """Undo the fix, whatever a release calls it: values that no checkpoint holds do not reach the bias.
-
-    Returns the list that every write so undone is noted in.
-    """
-    kept: list[str] = []
-    for name, parameter in model.named_parameters():
-        shards = plan.case.shards("vllm", name, plan.configs)
-        rows = [
-            (shard.start, shard.stop)
-            for shard in shards
-            if plan.case.published_name(shard.name) in plan.optional
-        ]
-        if rows and (loader := getattr(parameter, "weight_loader", None)) is not None:
-            parameter.weight_loader = _guarded(loader, name=name, rows=rows, watch=watch, kept=kept)
-    return kept
-
-
-def _guarded(
-    loader: Callable[..., Any],
-    *,
-    name: str,
-    rows: Sequence[tuple[int, int]],
-    watch: LoadWatch,
-    kept: list[str],
-) -> Callable[..., Any]:
-    def guarded(parameter: torch.nn.Parameter, weight: torch.Tensor, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401
-        if watch.is_offered(weight):
-            return loader(parameter, weight, *args, **kwargs)
-        before = [parameter.detach()[start:stop].clone() for start, stop in rows]
-        result = loader(parameter, weight, *args, **kwargs)
-        for (start, stop), values in zip(rows, before, strict=True):
-            if not torch.equal(_bytes(parameter.detach()[start:stop]), _bytes(values)):
-                parameter.detach()[start:stop].copy_(values)
-                kept.append(f"undid a write to {name}[{start}:{stop}] that came from no checkpoint")
-        return result
-
-    return guarded
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(torch.uint8)

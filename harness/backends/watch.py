@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from harness.backends.box import Box
+from harness.backends.memory import MemoryMap
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Operations that put values in place of some of what is there.
-_REPLACING_PARTS = {"index_copy_", "index_put_", "masked_fill_", "scatter_"}
+_REPLACING_PARTS = {
+    "bernoulli_", "index_copy_", "index_fill_", "index_put_", "masked_fill_", "masked_scatter_", "scatter_",
+}  # fmt: skip
 #: Operations that put values in place of others; what else writes (``mul_``) transforms what is there.
-_REPLACING = {"copy_", "fill_", "zero_", "set_"} | _REPLACING_PARTS
+_REPLACING = _REPLACING_PARTS | {
+    "_foreach_copy_", "_foreach_zero_", "copy_", "exponential_", "fill_", "normal_", "random_", "set_",
+    "uniform_", "zero_",
+}  # fmt: skip
 #: Operations that take the shape of a tensor and none of its values.
 _SHAPE_ONLY = {f"{kind}_like" for kind in ("empty", "full", "ones", "rand", "randint", "randn", "zeros")} | {
     f"new_{kind}" for kind in ("empty", "empty_strided", "full", "ones", "zeros")
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Box:
-    """A rectangle of a parameter's elements: half-open ranges, one per axis."""
-
-    start: tuple[int, ...]
-    stop: tuple[int, ...]
-
-    def overlaps(self, other: Box) -> bool:
-        """Whether the two have an element in common."""
-        return all(
-            max(a, c) < min(b, d)
-            for a, b, c, d in zip(self.start, self.stop, other.start, other.stop, strict=True)
-        )
-
-    def __str__(self) -> str:
-        return "[" + ", ".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True)) + "]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +37,6 @@ class Write:
     ``replaces`` is false where it transformed what was there.
     """
 
-    parameter: str
     box: Box
     sources: tuple[int, ...]
     replaces: bool
@@ -65,79 +53,46 @@ class Offer:
     written_to: list[str] = field(default_factory=list)
 
 
-class _Memory:
-    """Address ranges that do not overlap, each with what it belongs to; a new one takes over."""
+@dataclass(frozen=True, kw_only=True)
+class _Scalar:
+    """A number that was read from a tensor: it has no memory to follow."""
 
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ranges: dict[int, tuple[int, Any]] = {}
+    value: float | int
+    sources: tuple[int, ...]
 
-    def add(self, tensor: torch.Tensor, owner: object) -> None:
-        if tensor.numel() == 0 or tensor.device.type == "meta":
-            return
-        self.discard(tensor)
-        insort(self._starts, tensor.data_ptr())
-        self._ranges[tensor.data_ptr()] = (_end(tensor), owner)
+    @staticmethod
+    def is_number(value: object) -> bool:
+        """Whether a value may be one of a checkpoint's: what a comparison yields is none."""
+        return isinstance(value, float | int) and not isinstance(value, bool)
 
-    def discard(self, tensor: torch.Tensor) -> None:
-        """Forget what lay where this tensor is now: memory is used again."""
-        for start in self._touched(tensor):
-            self._starts.remove(start)
-            del self._ranges[start]
-
-    def find(self, tensor: torch.Tensor) -> list[Any]:
-        """Whatever was added where this tensor is, by address."""
-        return [self._ranges[start][1] for start in self._touched(tensor)]
-
-    def covered_by(self, tensor: torch.Tensor) -> bool:
-        """Whether nothing of what was added where this tensor is lies beyond it."""
-        start, stop = tensor.data_ptr(), _end(tensor)
-        touched = self._touched(tensor)
-        return bool(tensor.is_contiguous()) and all(
-            start <= first and self._ranges[first][0] <= stop for first in touched
-        )
-
-    def _touched(self, tensor: torch.Tensor) -> list[int]:
-        if tensor.numel() == 0 or tensor.device.type == "meta":
-            return []
-        start, stop = tensor.data_ptr(), _end(tensor)
-        index = max(0, bisect_right(self._starts, start) - 1)
-        return [
-            first
-            for first in self._starts[index : bisect_left(self._starts, stop)]
-            if self._ranges[first][0] > start
-        ]
-
-
-def _end(tensor: torch.Tensor) -> int:
-    """The address behind a tensor's last element."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return int(tensor.data_ptr() + (last + 1) * tensor.element_size())
+    def is_in(self, value: object) -> bool:
+        """Whether a value is this one; NaN is NaN."""
+        return self.is_number(value) and (value == self.value or str(value) == str(self.value) == "nan")
 
 
 class LoadWatch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there
     """Follows the tensors that are offered to a loader into the parameters that they end up in.
 
-    Views share their tensor's memory; what is computed from a tensor is followed as that tensor.
+    Views share their tensor's memory; what is computed from a tensor is followed as that tensor, and what is
+    computed from a parameter as what was written there.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
         super().__init__()
+        self.restart(parameters)
+
+    def restart(self, parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Forget what was seen: a load starts anew."""
         # Their memory as it is now: a loader may give a parameter another.
         self._parameters = {name: parameter.detach() for name, parameter in parameters}
-        self._places = _Memory()
+        self._places: MemoryMap[str] = MemoryMap()
         for name, parameter in self._parameters.items():
-            self._places.add(parameter, name)
-        self._sources = _Memory()
-        self._scalar: tuple[int, ...] = ()
+            self._places.share(parameter, name)
+        self._sources: MemoryMap[tuple[int, ...]] = MemoryMap()
+        self._scalar: _Scalar | None = None
         self.offers: list[Offer] = []
-        self.writes: list[Write] = []
-
-    def restart(self) -> None:
-        """Forget what was seen: the load starts anew."""
-        self._sources = _Memory()
-        self._scalar = ()
-        self.offers, self.writes = [], []
+        #: By parameter, in their order.
+        self.writes: dict[str, list[Write]] = {name: [] for name in self._parameters}
 
     def offer(self, name: str, tensor: torch.Tensor) -> None:
         """Note a tensor of the checkpoint as it is given to the loader."""
@@ -151,17 +106,29 @@ class LoadWatch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there
         )
         self._sources.add(tensor, (len(self.offers) - 1,))
         # Counting reads scalars too.
-        self._scalar = ()
+        self._scalar = None
 
     def is_offered(self, tensor: torch.Tensor) -> bool:
         """Whether the values of a tensor come from the checkpoint."""
         return bool(self._sources.find(tensor))
 
+    def has_loaded(self, parameter: str, rows: tuple[int, int]) -> bool:
+        """Whether the checkpoint has been written to any of these rows, half-open on axis 0."""
+        return any(write.sources and write.box.has_rows(rows) for write in self.writes[parameter])
+
+    def forget(self, parameter: str, *, after: int) -> None:
+        """Keep the first so many writes to a parameter only: what came after was undone."""
+        del self.writes[parameter][after:]
+
     def look_again(self, parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
         """After a load: what lies in memory that the loader itself gave a parameter was written there."""
         for name, parameter in parameters:
-            if name not in self._places.find(parameter) and (sources := self._sources_of([parameter])):
-                self._record(name, _whole(parameter), sources=sources, replaces=True)
+            if name in self._places.find(parameter):
+                continue
+            # What was written to its old memory is no longer the parameter's.
+            self.writes[name] = []
+            if sources := self._sources_of([parameter]):
+                self._record(name, Box.whole(parameter), sources=sources, replaces=True)
 
     def __torch_dispatch__(
         self,
@@ -185,14 +152,15 @@ class LoadWatch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there
             replaces |= writes and argument.kwarg_only
         sources = () if name in _SHAPE_ONLY else self._sources_of(read)
         if written:
+            if name == "fill_" and not sources:
+                sources = self._take_scalar(args[1] if len(args) > 1 else None)
             self._note(written, name=name, sources=sources, replaces=replaces)
             return result
-        if sources and name == "_local_scalar_dense":
-            # A scalar has no memory to follow; the next fill is taken for its.
-            self._scalar = sources
+        if name == "_local_scalar_dense":
+            self._scalar = _Scalar(value=result, sources=sources) if _Scalar.is_number(result) else None
         if name == "lift_fresh":
             # A tensor that was made of Python's numbers, in memory that may have been another's.
-            sources = self._take_scalar() if not result.dim() else ()
+            sources = self._take_scalar(result.item()) if not result.dim() else ()
         elif any(returned.alias_info is not None for returned in func._schema.returns):  # noqa: SLF001
             # A view: it is followed by its memory.
             return result
@@ -202,8 +170,16 @@ class LoadWatch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there
         return result
 
     def _sources_of(self, tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
-        found = (source for tensor in tensors for sources in self._sources.find(tensor) for source in sources)
-        return tuple(dict.fromkeys(found))
+        found: dict[int, None] = {}
+        for tensor in tensors:
+            for sources in self._sources.find(tensor):
+                found |= dict.fromkeys(sources)
+            for name in self._places.find(tensor):
+                box = Box.of(tensor, self._parameters[name])
+                for write in self.writes[name]:
+                    if write.box.overlaps(box):
+                        found |= dict.fromkeys(write.sources)
+        return tuple(found)
 
     def _follow(self, tensor: torch.Tensor, sources: tuple[int, ...]) -> None:
         """Take what is in a tensor's memory for values of these sources; without one, for the loader's."""
@@ -211,15 +187,14 @@ class LoadWatch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there
         if sources:
             self._sources.add(tensor, sources)
 
-    def _take_scalar(self) -> tuple[int, ...]:
-        taken, self._scalar = self._scalar, ()
-        return taken
+    def _take_scalar(self, value: object) -> tuple[int, ...]:
+        """The sources of the last scalar that was read, if this is its value."""
+        taken, self._scalar = self._scalar, None
+        return taken.sources if taken is not None and taken.is_in(value) else ()
 
     def _note(
         self, written: Sequence[torch.Tensor], *, name: str, sources: tuple[int, ...], replaces: bool
     ) -> None:
-        if not sources and name == "fill_":
-            sources = self._take_scalar()
         for tensor in written:
             parameters = self._places.find(tensor)
             if not parameters:
@@ -229,37 +204,15 @@ class LoadWatch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there
                 self._follow(tensor, tuple(dict.fromkeys((*kept, *sources))))
             elif sources or replaces:
                 for parameter in parameters:
-                    box = _box(tensor, self._parameters[parameter])
+                    box = Box.of(tensor, self._parameters[parameter])
+                    if name in _REPLACING_PARTS:
+                        box = replace(box, exact=False)
                     self._record(parameter, box, sources=sources, replaces=replaces)
 
     def _record(self, parameter: str, box: Box, *, sources: tuple[int, ...], replaces: bool) -> None:
-        self.writes.append(Write(parameter=parameter, box=box, sources=sources, replaces=replaces))
+        self.writes[parameter].append(Write(box=box, sources=sources, replaces=replaces))
         for source in sources:
             self.offers[source].written_to.append(f"{parameter}{box}")
-
-
-def _whole(data: torch.Tensor) -> Box:
-    return Box(start=(0,) * data.dim(), stop=tuple(data.shape))
-
-
-def _box(view: torch.Tensor, data: torch.Tensor) -> Box:
-    """Where a view lies in its parameter; a view that is no rectangle of it is taken for the whole."""
-    # An axis of one element may have any stride, and only one place.
-    axes = {stride: axis for axis, stride in enumerate(data.stride()) if data.shape[axis] > 1}
-    start, extent = [0] * data.dim(), [1] * data.dim()
-    for size, stride in zip(view.shape, view.stride(), strict=True):
-        if size > 1:
-            if stride not in axes:
-                return _whole(data)
-            extent[axes[stride]] *= size
-    offset, rest = divmod(view.data_ptr() - data.data_ptr(), data.element_size())
-    for stride, axis in sorted(axes.items(), reverse=True):
-        start[axis], offset = divmod(offset, stride) if stride else (0, offset)
-    stop = tuple(first + size for first, size in zip(start, extent, strict=True))
-    fits = all(a >= 0 and b <= size for a, b, size in zip(start, stop, data.shape, strict=True))
-    if view.dtype != data.dtype or rest or offset or not fits:
-        return _whole(data)
-    return Box(start=tuple(start), stop=stop)
 
 
 def count_non_finite(tensor: torch.Tensor) -> int:

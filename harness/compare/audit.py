@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from harness.checkpoints.expectation import not_as_expected
@@ -57,14 +58,7 @@ class _Judge:
             homes = [part.of for part in parts if shard.name in {None, part.name}]
             for name in homes or ([] if shard.name is None else [shard.name]):
                 self._shards.setdefault(name, []).append(shard)
-        self._stored = {
-            name
-            for tensor in self._audit.tensors
-            for name in (
-                *(shard.name for shard in case.shards("hf", tensor.name, configs)),
-                *(part.of for part in case.parts("hf", tensor.name, configs)),
-            )
-        }
+        self._stored = {name for tensor in self._audit.tensors for name in self._named(tensor.name)}
 
     def _parts(self, parameter: str) -> tuple[Part, ...]:
         return self._case.parts(self._stack, parameter, self._configs)
@@ -91,18 +85,55 @@ class _Judge:
         for shard in shards:
             if shard.uninitialised:
                 return self._not_loaded(check, shard, shard.uninitialised, "never written")
-            if shard.default and not optional:
+            if optional:
+                continue
+            why = "" if parameter.name in self._stored else "; the checkpoint has no such tensor"
+            if shard.default:
                 made = "newly initialised by transformers" if self._reference else "left as constructed"
-                why = "" if parameter.name in self._stored else "; the checkpoint has no such tensor"
                 return self._not_loaded(check, shard, shard.default, f"{made}, not loaded{why}")
-            if not optional and parameter.name not in self._stored:
+            if shard.made or why:
+                count = shard.made or shard.elements
+                return self._not_loaded(check, shard, count, f"made up by the loader{why}")
+            if parameter.name not in self._origins(shard):
+                sources = ", ".join(shard.sources) or "no tensor of the checkpoint"
+                own = self._case.published_name(parameter.name)
                 return self._not_loaded(
-                    check, shard, shard.elements, "made up by the loader; the checkpoint has no such tensor"
+                    check, shard, shard.elements, f"loaded from {sources}, expected {own}"
                 )
+        if problem := self._wrong_size(parameter, shards):
+            return check.result("fail", problem, where=shards[0].parameter)
         # In a run, parameter parity says it.
         if optional and self._trace.manifest.work == "audit":
             return self._zero(check)
         return check.result("pass", metric="elements not loaded", measured=0, allowed=0)
+
+    def _origins(self, shard: AuditedShard) -> set[str]:
+        """The canonical parameters whose tensors were written to a shard."""
+        return {name for source in shard.sources for name in self._named(source)}
+
+    def _named(self, tensor: str) -> tuple[str, ...]:
+        """The canonical parameters that a tensor of the checkpoint is, or is a part of."""
+        return (
+            *(shard.name for shard in self._case.shards("hf", tensor, self._configs)),
+            *(part.of for part in self._case.parts("hf", tensor, self._configs)),
+        )
+
+    @staticmethod
+    def _wrong_size(parameter: Parameter, shards: Sequence[AuditedShard]) -> str:
+        """What looked like all of a parameter may be none of it: a loader that repacks leaves nothing."""
+        if not any(shard.elements for shard in shards):
+            return f"{shards[0].parameter} is empty after loading: nothing was audited"
+        expected = math.prod(parameter.shape)
+        # Integers hold packed values, and are as many as that takes.
+        own = [shard for shard in shards if shard.name == parameter.name and "int" not in shard.dtype]
+        for name in dict.fromkeys(shard.parameter for shard in own):
+            found = sum(shard.elements for shard in own if shard.parameter == name)
+            if found != expected:
+                return (
+                    f"{name} has {found} elements of {parameter.name} after loading, the configuration "
+                    f"makes it {expected}"
+                )
+        return ""
 
     def _zero(self, check: PlannedCheck) -> CheckResult:
         """A parameter that the model has and the checkpoint has not: what stands there must not count."""
@@ -133,11 +164,22 @@ class _Judge:
         )
 
     def others(self, check: PlannedCheck) -> CheckResult:
-        """What the Case has no name for holds values too, and everything could be looked at."""
+        """What the Case has no name for holds values too, and everything could be looked at.
+
+        A vLLM model may have the constructor's there: a buffer's table, a scale of one.
+        """
+        unnamed = [
+            shard for shard in self._audit.shards if shard.name is None and not self._parts(shard.parameter)
+        ]
         problems = [
             (place := place_of(shard), f"{place}: {shard.uninitialised} of {shard.of} elements never written")
-            for shard in self._audit.shards
-            if shard.name is None and shard.uninitialised and not self._parts(shard.parameter)
+            for shard in unnamed
+            if shard.uninitialised
+        ]
+        problems += [
+            (shard.parameter, f"{shard.parameter}: newly initialised by transformers, not loaded")
+            for shard in unnamed
+            if self._reference and shard.default
         ]
         problems += [(text.partition(":")[0], f"{text}: not audited") for text in self._audit.not_audited]
         if not self._audit.shards:
@@ -164,11 +206,17 @@ class _Judge:
         ]
         for entry in self._audit.overwritten:
             # Of what only describes a quantised weight, the model keeps one for all of its shards.
-            if entry.second == entry.first or any(part.is_metadata for part in self._parts(entry.parameter)):
+            if any(part.is_metadata for part in self._parts(entry.parameter)):
+                continue
+            # Said above.
+            if entry.second == entry.first and names.count(entry.first) > 1:
                 continue
             by = "the loader itself" if entry.second is None else entry.second
+            how = f"was loaded from {entry.first} and then overwritten by {by}"
+            if entry.second == entry.first:
+                how = f"was loaded from {entry.first} twice"
             place = f"{entry.parameter}{entry.box}"
-            problems.append((place, f"{place} was loaded from {entry.first} and then overwritten by {by}"))
+            problems.append((place, f"{place} {how}"))
         return self._listed(check, problems, metric="tensors loaded twice")
 
     def expected(self, check: PlannedCheck) -> CheckResult:

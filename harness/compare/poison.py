@@ -23,6 +23,8 @@ def compare_poison(
     checks: Iterable[PlannedCheck], *, trace: Trace, twin: Trace, case: Case
 ) -> list[CheckResult]:
     """Compare two traces of one leg bit for bit: ``trace`` over NaN, ``twin`` over the finite fill."""
+    if problem := _no_twins(trace, twin):
+        return [check.result("error", problem) for check in checks]
     probes = {probe.name for probe in case.probes(trace.manifest.checkpoint.config)}
     results = []
     for check in checks:
@@ -35,6 +37,22 @@ def compare_poison(
         else:
             results.append(_parameter(check, trace.parameters, twin.parameters))
     return results
+
+
+def _no_twins(trace: Trace, twin: Trace) -> str:
+    """Why two traces cannot show what depends on the fill; what does would look the same on both."""
+    ours, theirs = trace.manifest, twin.manifest
+    if ours.fill == theirs.fill or trace.audit.fill_word == twin.audit.fill_word:
+        return (
+            f"{ours.leg} and {theirs.leg} ran over the same fill ({ours.fill}, word {trace.audit.fill_word}; "
+            f"{theirs.fill}, word {twin.audit.fill_word}): dual poison needs two"
+        )
+    for name in ("dtype", "loader", "clips", "prompt_token_ids", "seed"):
+        if getattr(ours, name) != getattr(theirs, name):
+            return f"{ours.leg} and {theirs.leg} differ in {name}: dual poison needs the same leg twice"
+    if ours.checkpoint.digest != theirs.checkpoint.digest:
+        return f"{ours.leg} and {theirs.leg} loaded other checkpoints: dual poison needs the same leg twice"
+    return ""
 
 
 def _parameter(

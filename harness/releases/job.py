@@ -151,7 +151,7 @@ def _search(bench: _Bench, chosen: tuple[Release, ...]) -> tuple[tuple[Row, ...]
 
     def test(version: str) -> Answer:
         rows[version] = bench.row(by_version[version], ("installed",), helper=False)
-        return answer(rows[version].cells[0], bench.catalogue)
+        return answer(rows[version].cells[0])
 
     bench.progress("releases", f"searching {len(chosen)} for the first good one")
     found = find_first_good(tuple(by_version), test)
@@ -252,9 +252,12 @@ class _Bench:
         """The cell of a kept result, its report written to where a new one's would be."""
         if (result := self._cache.load(self._key(release, loader), Result)) is None:
             return None
-        write_report(result.report, self._folder(release, loader))
-        self.progress(f"{release.leg} {loader}", f"{result.report.outcome}, from the cache")
-        return self._judge(result.report, release, loader, seconds=result.seconds, cached=True)
+        # Its traces and logs went with the command that made them.
+        legs = tuple(leg.model_copy(update={"trace": None, "log": None}) for leg in result.report.legs)
+        report = result.report.model_copy(update={"legs": legs})
+        write_report(report, self._folder(release, loader))
+        self.progress(f"{release.leg} {loader}", f"{report.outcome}, from the cache")
+        return self._judge(report, release, loader, seconds=result.seconds, cached=True)
 
     def _judge(
         self, report: Report, release: Release, loader: LoaderState, *, seconds: float, cached: bool

@@ -30,7 +30,8 @@ _CAUSES = frozenset({"audit", "parameter"})
 class Cell(Record):
     """One loader state of one release.
 
-    ``red`` are the parameters whose checks failed, by canonical name; ``seconds`` is the wall time of the
+    ``red`` are the parameters whose checks failed, by canonical name, ``is_symptom`` whether they are those
+    that the catalogue speaks of, all of them and no other; ``seconds`` is the wall time of the
     trial, also where it is ``cached``; ``report`` is the folder of its report below the matrix's own, empty
     where there is none.
     """
@@ -42,6 +43,7 @@ class Cell(Record):
     state: CellState
     verdict: str
     red: tuple[str, ...] = ()
+    is_symptom: bool = False
     versions: dict[str, str] = Field(default_factory=dict)
     seconds: float = 0.0
     cached: bool = False
@@ -129,7 +131,13 @@ def judge_report(
             check.subject for check in report.checks if check.status == "fail" and check.kind in _CAUSES
         )
     )
-    as_expected = report.outcome == expected and (expected == "pass" or is_symptom(red, catalogue))
+    planned = {
+        check.subject
+        for check in report.checks
+        if check.kind in _CAUSES and check.subject.endswith(catalogue.symptom)
+    }
+    is_symptom = bool(planned) and set(red) == planned
+    as_expected = report.outcome == expected and (expected == "pass" or is_symptom)
     return Cell(
         release=release.version,
         loader=loader,
@@ -138,6 +146,7 @@ def judge_report(
         state="expected" if as_expected else "unexpected",
         verdict=report.verdict,
         red=red,
+        is_symptom=is_symptom,
         versions=_versions(report, release),
         seconds=seconds,
         cached=cached,
@@ -157,16 +166,11 @@ def error_cell(release: Release, *, loader: LoaderState, catalogue: Catalogue, r
     )
 
 
-def is_symptom(red: Sequence[str], catalogue: Catalogue) -> bool:
-    """Whether what is red is what the catalogue speaks of, and nothing else."""
-    return bool(red) and all(name.endswith(catalogue.symptom) for name in red)
-
-
-def answer(cell: Cell, catalogue: Catalogue) -> Answer:
+def answer(cell: Cell) -> Answer:
     """What a cell says to a search; red for another reason says nothing of this bug."""
     if cell.outcome == "pass":
         return "good"
-    return "bad" if cell.outcome == "fail" and is_symptom(cell.red, catalogue) else "error"
+    return "bad" if cell.outcome == "fail" and cell.is_symptom else "error"
 
 
 def _versions(report: Report, release: Release) -> dict[str, str]:

@@ -10,6 +10,7 @@ from harness.cases import get_case
 from harness.checkpoints.checkpoint import resolve_checkpoint
 from harness.compare.plan import FEATURES, RATES, PlannedCheck, Scope, plan_run
 from harness.compare.tolerance import load_tolerances
+from harness.errors import InputError
 from harness.run.options import Leg, RunOptions, plan_legs
 from harness.trace.schema import ClipEntry
 
@@ -48,6 +49,12 @@ def prepare(options: RunOptions, *, single: bool = False) -> Prepared:
     tolerances = load_tolerances(options.tolerances)
     clips = load_clips(options.audio or None)
     checkpoint = resolve_checkpoint(options.checkpoint, case=case, folder=options.out / "work" / "checkpoint")
+    if "quantization_config" in checkpoint.configs["config.json"]:
+        msg = (
+            f"checkpoint {checkpoint.source} is quantised (quantization_config in config.json): its values "
+            "cannot be compared with the reference's; 'harness audit' takes it"
+        )
+        raise InputError(msg)
     max_new_tokens = options.max_new_tokens or (TRAINED_TOKENS if checkpoint.trained else UNTRAINED_TOKENS)
     entries = tuple(
         ClipEntry(

@@ -135,13 +135,13 @@ class ParameterTable(Record):
 
 
 class AuditedShard(Record):
-    """How loading left one shard of a leg's parameter; the last three counts add up to ``elements``.
+    """How loading left one shard of a leg's parameter; the last four counts add up to ``elements``.
 
     ``parameter`` is the stack's own name, ``shard`` what of it this is (``q``, ``k``, ``v``, ``gate``,
     ``up``; empty where it is not fused), ``name`` the canonical name, ``None`` where the Case has none.
     ``rows`` are half-open on axis 0, ``of`` is the number of elements of the whole parameter. ``unwritten``
     are the index ranges that loading did not write, the first few of them. ``sources`` are the checkpoint's
-    tensors that were written here.
+    tensors that were written here, and ``made`` counts what the loader wrote of its own.
     """
 
     parameter: str
@@ -152,6 +152,7 @@ class AuditedShard(Record):
     dtype: str
     elements: int
     loaded: int
+    made: int
     default: int
     uninitialised: int
     unwritten: tuple[str, ...] = ()
@@ -182,8 +183,12 @@ class Overwritten(Record):
 
 
 class LoadAudit(Record):
-    """What loading a checkpoint did to every element of every parameter of a leg's model."""
+    """What loading a checkpoint did to every element of every parameter of a leg's model.
 
+    ``fill_word`` is what a fresh float32 allocation held meanwhile, ``None`` where nothing was filled.
+    """
+
+    fill_word: int | None = None
     shards: tuple[AuditedShard, ...]
     tensors: tuple[OfferedTensor, ...]
     overwritten: tuple[Overwritten, ...] = ()

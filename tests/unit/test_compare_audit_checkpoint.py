@@ -35,7 +35,7 @@ def with_shard(**fields: Any) -> AlterAudit:  # noqa: ANN401
     """One parameter or buffer more, that the case does not know."""
     base: dict[str, Any] = {
         "parameter": "audio_tower.extra", "shard": "", "name": None, "rows": (0, 4), "of": 4,
-        "dtype": "float32", "elements": 4, "loaded": 4, "default": 0, "uninitialised": 0,
+        "dtype": "float32", "elements": 4, "loaded": 4, "made": 0, "default": 0, "uninitialised": 0,
     }  # fmt: skip
     shard = AuditedShard(**{**base, **fields})
     return lambda audit: audit.model_copy(update={"shards": (*audit.shards, shard)})

@@ -35,10 +35,22 @@ def packed(**left: dict[str, Any]) -> AlterAudit:
             part = shard.shard
             for kind in KINDS[:2]:
                 name = f"layers.0.{part}_proj.{kind}"
-                fields = {"parameter": f"{MODULE}.{kind}", "name": name, **left.get(f"{part}_{kind}", {})}
+                source = f"audio_tower.layers.0.self_attn.{part}_proj.{kind}"
+                fields = {"parameter": f"{MODULE}.{kind}", "name": name, "sources": (source,)}
+                fields |= left.get(f"{part}_{kind}", {})
                 found.append(shard.model_copy(update=fields))
         shape = found[-1].model_copy(
-            update={"parameter": f"{MODULE}.weight_shape", "shard": "", "name": None, "rows": (0, 2)}
+            update={
+                "parameter": f"{MODULE}.weight_shape",
+                "shard": "",
+                "name": None,
+                "rows": (0, 2),
+                **dict.fromkeys(("of", "elements", "loaded"), 2),
+                "made": 0,
+                "sources": tuple(
+                    f"audio_tower.layers.0.self_attn.{part}_proj.weight_shape" for part in PARTS
+                ),
+            }
         )
         return [*found, shape.model_copy(update=left.get("weight_shape", {}))]
 

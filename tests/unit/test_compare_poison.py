@@ -166,8 +166,8 @@ class TestOthers:
 
     def pair(self, folder: Path, *others: Mapping[str, Array]) -> CheckResult:
         trace, twin = (
-            write_trace(folder / str(index), leg="vllm-cpu", clips=(), others=other)
-            for index, other in enumerate(others)
+            write_trace(folder / fill, leg="vllm-cpu", clips=(), others=other, fill=fill)
+            for fill, other in zip(("nan", "finite"), others, strict=True)
         )
         plan = plan_twin(Scope(case=CASE, configs=CONFIGS, clips=(), trained=False), leg="vllm_cpu")
         results = compare_poison(plan, trace=trace, twin=twin, case=CASE)
@@ -204,10 +204,10 @@ class TestParts:
     def pair(self, folder: Path, *values: float, names: Sequence[str] = NAMES) -> CheckResult:
         trace, twin = (
             write_trace(
-                folder / str(index), leg="vllm-cpu", clips=(), alter=drop(FC1),
+                folder / fill, leg="vllm-cpu", clips=(), alter=drop(FC1), fill=fill,
                 parts=dict(zip(names, (np.zeros(4), np.full(4, value)), strict=False)),
             )
-            for index, value in enumerate(values)
+            for fill, value in zip(("nan", "finite"), values, strict=True)
         )  # fmt: skip
         plan = plan_twin(Scope(case=CASE, configs=CONFIGS, clips=(), trained=False), leg="vllm_cpu")
         results = compare_poison(plan, trace=trace, twin=twin, case=CASE)

@@ -42,11 +42,14 @@ NEIGHBOURS = {
 STACKS = {"torch", "vllm", "transformers"}
 #: The only modules that may name a stack; all of them run inside a leg.
 IN_A_LEG = {
+    "harness.backends.box",
     "harness.backends.environment",
     "harness.backends.contract_main",
+    "harness.backends.guard",
     "harness.backends.hf",
     "harness.backends.hf_audit",
     "harness.backends.load_audit",
+    "harness.backends.memory",
     "harness.backends.poison",
     "harness.backends.probes",
     "harness.backends.vllm_engine",

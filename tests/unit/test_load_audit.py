@@ -96,7 +96,7 @@ def audited(
         watch = LoadWatch(model.named_parameters())
 
         def load() -> None:
-            watch.restart()
+            watch.restart(model.named_parameters())
             with watch:
                 for name, tensor in checkpoint:
                     watch.offer(name, tensor)
@@ -110,7 +110,7 @@ def audited(
 def shards_of(audit: LoadAudit, parameter: str) -> dict[str, AuditedShard]:
     found = {shard.shard: shard for shard in audit.shards if shard.parameter == parameter}
     for shard in found.values():
-        assert shard.loaded + shard.default + shard.uninitialised == shard.elements
+        assert shard.loaded + shard.made + shard.default + shard.uninitialised == shard.elements
     assert sum(shard.elements for shard in found.values()) == {shard.of for shard in found.values()}.pop()
     return found
 
@@ -137,7 +137,7 @@ class TestTheBug:
     def test_the_loader_writes_zeros(self, fill: Fill) -> None:
         audit = audited(after=lambda model: place(model, K_BIAS).copy_(torch.zeros(8)), fill=fill)
         k = shards_of(audit, BIAS)["k"]
-        assert counts(k) == (8, 0, 0)
+        assert (counts(k), k.made) == ((0, 0, 0), 8)
         assert (k.unwritten, k.sources) == ((), ())
         assert audit.overwritten == ()
 
@@ -200,8 +200,48 @@ class TestShards:
         )
         for part, shard in shards_of(audit, BIAS).items():
             own = set(range(*shard.rows))
-            assert shard.loaded == (8 if part == "k" else len(own & rows))
+            assert shard.made == (8 if part == "k" else len(own & rows))
             assert shard.uninitialised == (0 if part == "k" else len(own - rows))
+
+    def test_zeros_and_then_a_part_of_the_tensor(self) -> None:
+        """All is written, and not all of it from the checkpoint."""
+
+        def loader(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+            if name == K_WEIGHT:
+                place(model, name).zero_()
+                place(model, name)[2:4].copy_(tensor[2:4])
+            else:
+                copy(model, name, tensor)
+
+        found = shards_of(audited(loader=loader), WEIGHT)
+        assert (found["k"].loaded, found["k"].made, found["k"].sources) == (16, 48, (K_WEIGHT,))
+        assert [(found[part].loaded, found[part].made) for part in "qv"] == [(64, 0)] * 2
+
+    def test_drawn_over_what_was_loaded(self) -> None:
+        audit = audited(after=lambda model: place(model, K_WEIGHT).normal_())
+        k = shards_of(audit, WEIGHT)["k"]
+        assert (k.loaded, k.made) == (0, 64)
+        assert [entry.second for entry in audit.overwritten] == [None]
+
+    def test_the_loader_s_zeros_where_they_cannot_be_told(self) -> None:
+        """Every second row is no rectangle: what was loaded is not taken for overwritten in all of it."""
+        k = shards_of(audited(after=lambda model: place(model, K_WEIGHT)[::2].zero_()), WEIGHT)["k"]
+        assert (k.loaded, k.made) == (64, 0)
+
+    def test_repacked_into_nothing(self) -> None:
+        def after(model: torch.nn.Module) -> None:
+            model.get_parameter(WEIGHT).data = torch.empty(0)
+
+        audit = audited(
+            make=lambda: build({WEIGHT: torch.empty(24, 8)}),
+            checkpoint=[
+                item
+                for item in CHECKPOINT.items()
+                if item[0].endswith("_proj.weight") and ATTENTION in item[0]
+            ],
+            after=after,
+        )
+        assert {(shard.elements, shard.of, shard.loaded) for shard in audit.shards} == {(0, 0, 0)}
 
     def test_gate_and_up(self) -> None:
         def loader(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
@@ -222,7 +262,8 @@ class TestShards:
         assert list(found) == ["", "padding"]
         padding = found["padding"]
         assert (padding.name, padding.rows, padding.sources) == (None, (rows, 320), ())
-        assert counts(padding) == (((320 - rows) * 8, 0, 0) if zeros else (0, 0, (320 - rows) * 8))
+        left = (320 - rows) * 8
+        assert (counts(padding), padding.made) == (((0, 0, 0), left) if zeros else ((0, 0, left), 0))
         assert (found[""].sources, found[""].rows) == ((EMBED,), (0, rows))
 
     def test_what_the_case_does_not_know(self) -> None:
@@ -366,6 +407,16 @@ class TestOverwritten:
     def test_by_the_loader_itself(self) -> None:
         (found,) = audited(after=lambda model: place(model, K_WEIGHT)[3:].zero_()).overwritten
         assert (found.box, found.first, found.second) == ("[11:16, 0:8]", K_WEIGHT, None)
+
+    def test_by_itself(self) -> None:
+        """A loader that is given every tensor once and copies one of them twice."""
+
+        def loader(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+            for _ in range(2 if name == EMBED else 1):
+                copy(model, name, tensor)
+
+        (found,) = audited(loader=loader).overwritten
+        assert (found.first, found.second) == (EMBED, EMBED)
 
     def test_by_one_stored_twice(self) -> None:
         (found,) = audited(checkpoint=[*CHECKPOINT.items(), (EMBED, CHECKPOINT[EMBED])]).overwritten

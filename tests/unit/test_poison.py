@@ -233,6 +233,63 @@ class TestLoad:
 
 
 @both_fills
+@every_dtype
+class TestWrittenFromNothing:
+    """A loader may copy what nobody wrote: the values are there, and mean nothing."""
+
+    def test_a_copy_of_it(self, dtype: torch.dtype, fill: Fill) -> None:
+        def loader(model: torch.nn.Module) -> None:
+            model.w.data.copy_(torch.empty(4, dtype=dtype))
+
+        _, unwritten = load(lambda: model_of(w=torch.empty(4, dtype=dtype)), loader, fill=fill)
+        assert left(unwritten) == (None, [1] * 4)
+
+    @pytest.mark.parametrize(
+        "allocate",
+        [
+            lambda like: torch.empty(4, dtype=like.dtype),
+            torch.empty_like,
+            lambda like: like.new_empty(4),
+            lambda like: torch.empty_strided((4,), (1,), dtype=like.dtype),
+        ],
+        ids=["empty", "empty_like", "new_empty", "empty_strided"],
+    )
+    def test_padded_with_it(
+        self, allocate: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype, fill: Fill
+    ) -> None:
+        def loader(model: torch.nn.Module) -> None:
+            padded = allocate(model.w.data)
+            padded[:2] = torch.zeros(2, dtype=dtype)
+            model.w.data.copy_(padded)
+
+        _, unwritten = load(lambda: model_of(w=torch.empty(4, dtype=dtype)), loader, fill=fill)
+        assert left(unwritten) == (None, [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.mul_(2),
+        lambda data: data.neg_(),
+        lambda data: data.add_(1),
+        lambda data: data.abs_(),
+    ],
+    ids=["mul", "neg", "add", "abs"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=name_of)
+def test_what_becomes_of_nan_is_not_written(
+    dtype: torch.dtype, change: Callable[[torch.Tensor], object]
+) -> None:
+    """Another sign, another word: it is NaN of uninitialised memory all the same."""
+
+    def loader(model: torch.nn.Module) -> None:
+        change(model.w.data)
+
+    _, unwritten = load(lambda: model_of(w=torch.empty(3, dtype=dtype)), loader)
+    assert left(unwritten) == (None, [1, 1, 1])
+
+
+@both_fills
 class TestNewMemory:
     """Loaders that give a parameter other memory than it was built with."""
 
@@ -243,7 +300,10 @@ class TestNewMemory:
             model.w.data[: 5 if whole else 2].fill_(1)
 
         _, unwritten = load(lambda: model_of(w=torch.empty(3)), loader, fill=fill)
-        assert left(unwritten) == (None, None if whole else [0, 0, 1, 1, 1])
+        if whole:
+            assert unwritten == {}
+        else:
+            assert left(unwritten) == (None, [0, 0, 1, 1, 1])
 
     @pytest.mark.parametrize("whole", [False, True])
     def test_a_new_parameter(self, fill: Fill, whole: bool) -> None:
@@ -253,7 +313,31 @@ class TestNewMemory:
             model.w = torch.nn.Parameter(data, requires_grad=False)
 
         _, unwritten = load(lambda: model_of(w=torch.zeros(3)), loader, fill=fill)
-        assert left(unwritten) == (None, None if whole else [[0, 0], [1, 1]])
+        if whole:
+            assert unwritten == {}
+        else:
+            assert left(unwritten) == (None, [[0, 0], [1, 1]])
+
+    @every_dtype
+    def test_its_values_may_be_any(self, dtype: torch.dtype, fill: Fill) -> None:
+        """A checkpoint's NaN, or its largest integer, in memory that the loader brought."""
+        values = telling(dtype)
+
+        def loader(model: torch.nn.Module) -> None:
+            model.w = torch.nn.Parameter(values.clone(), requires_grad=False)
+
+        model, unwritten = load(lambda: model_of(w=torch.empty(1, dtype=dtype)), loader, fill=fill)
+        assert unwritten == {}
+        assert same(model.w, values)
+
+    def test_a_default_in_it_is_put_back(self, fill: Fill) -> None:
+        def loader(model: torch.nn.Module) -> None:
+            model.w.data = model.w.data.clone()
+            model.w.data[:2].fill_(5)
+
+        model, unwritten = load(lambda: model_of(w=torch.ones(4)), loader, fill=fill)
+        assert left(unwritten) == ([0, 0, 1, 1], None)
+        assert model.w.tolist() == [5, 5, 1, 1]
 
     def test_a_parameter_that_was_not_there_before(self, fill: Fill) -> None:
         def loader(model: torch.nn.Module) -> None:
@@ -263,10 +347,11 @@ class TestNewMemory:
         assert unwritten["scale"].uninitialised is not None
 
     def test_without_memory(self, fill: Fill) -> None:
-        with filled(fill):
-            poisoned = PoisonedParameters(model_of(w=torch.empty(3, device="meta"), x=torch.empty(1)))
-            assert poisoned.without_memory == ["w"]
-            assert set(poisoned.load(lambda: None)) == {"x"}
+        """That is for the audit to say."""
+        _, unwritten = load(
+            lambda: model_of(w=torch.empty(3, device="meta"), x=torch.empty(1)), lambda _: None, fill=fill
+        )
+        assert set(unwritten) == {"x"}
 
     def test_memory_that_loading_makes(self, fill: Fill) -> None:
         def loader(model: torch.nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from importlib import resources
@@ -288,6 +289,16 @@ class TestPrepare:
         with pytest.raises(InputError, match=re.escape(said)):
             prepare(options(tmp_path / "out", **{"audio": clips, **changes}))
         assert not (tmp_path / "out").exists()
+
+    def test_quantised_weights_are_for_the_audit(self, tmp_path: Path) -> None:
+        """Their values are not the reference's: a run could only call that a regression."""
+        folder = prepared(tmp_path).checkpoint.folder
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["quantization_config"] = {"quant_method": "compressed-tensors"}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        with pytest.raises(InputError, match=r"is quantised .*'harness audit' takes it"):
+            prepare(options(tmp_path / "other", checkpoint=str(folder)))
+        assert not (tmp_path / "other").exists()
 
 
 class TestTolerances:

@@ -59,7 +59,7 @@ class TestSelect:
         assert self.chosen(since="0.19.0", until="0.20.0") == ["0.19.0", "0.19.1", "0.20.0"]
         assert self.chosen(since="0.31.0") == ["0.31.0", "0.32.0"]
         # An end need not be a release that is known.
-        assert self.chosen(until="0.18.9") == ["0.17.1", "0.18.1"]
+        assert self.chosen(until="0.15.9") == ["0.15.0", "0.15.1"]
 
     def test_a_range_of_some(self) -> None:
         assert self.chosen(only=("0.17.1", "0.24.0"), since="0.20.0") == ["0.24.0"]
@@ -69,12 +69,12 @@ class TestSelect:
         [
             (
                 {"only": ("0.19.1", "0.99.0", "1")},
-                "--only 0.99.0, 1: no such release here; known releases: 0.17.1, ",
+                "--only 0.99.0, 1: no such release here; known releases: 0.15.0, ",
             ),
-            ({"since": "new"}, "--since 'new': expected a version such as 0.17.1; known releases: 0.17.1, "),
+            ({"since": "new"}, "--since 'new': expected a version such as 0.15.0; known releases: 0.15.0, "),
             (
                 {"until": "0.20"},
-                "--until '0.20': expected a version such as 0.17.1; known releases: 0.17.1, ",
+                "--until '0.20': expected a version such as 0.15.0; known releases: 0.15.0, ",
             ),
             (
                 {"only": ("0.19.1",), "since": "0.20.0"},

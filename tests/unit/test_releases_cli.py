@@ -122,8 +122,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["--only", "0.99.0"], "--only 0.99.0: no such release here; known releases: 0.17.1, 0.18.1, "),
-            (["--since", "new"], "--since 'new': expected a version such as 0.17.1"),
+            (["--only", "0.99.0"], "--only 0.99.0: no such release here; known releases: 0.15.0, 0.15.1, "),
+            (["--since", "new"], "--since 'new': expected a version such as 0.15.0"),
             (["--since", "0.33.0"], "--since 0.33.0 leaves no release to try"),
             (["--bisect", "--loader", "patched"], "leave out --loader patched"),
             (["--checkpoint", "./gone"], "checkpoint './gone': expected a folder"),

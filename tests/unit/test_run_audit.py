@@ -170,7 +170,8 @@ def report_of(*legs: CapturedLeg) -> Report:
 
 class TestJudgement:
     def trace(self, folder: Path, leg: str = "vllm-cpu", **changes: Any) -> Trace:  # noqa: ANN401
-        return write_trace(folder / leg, leg=leg, clips=(), work="audit", **changes)
+        fill = "finite" if leg.endswith("finite") else "nan"
+        return write_trace(folder / leg, leg=leg, clips=(), work="audit", fill=fill, **changes)
 
     def test_green(self, tmp_path: Path) -> None:
         report = report_of(
@@ -281,7 +282,8 @@ class TestProcesses:
         """Lines that put a complete trace where each leg of an audit to ``out`` is to write one."""
         lines = []
         for name in names:
-            trace = write_trace(folder / f"made-{name}", leg=name, clips=(), work="audit")
+            fill = "finite" if name.endswith("finite") else "nan"
+            trace = write_trace(folder / f"made-{name}", leg=name, clips=(), work="audit", fill=fill)
             lines.append(shlex.join(["cp", "-r", str(trace.path), str(folder / "out" / "traces" / name)]))
         return lines
 

@@ -14,7 +14,8 @@ pytest.importorskip("torch", reason="needs torch, which belongs to the environme
 
 import torch
 
-from harness.backends.watch import Box, LoadWatch, _box, count_non_finite
+from harness.backends.box import Box
+from harness.backends.watch import LoadWatch, count_non_finite
 from tests.unit.test_poison import FLOATS, model_of, name_of
 
 if TYPE_CHECKING:
@@ -91,7 +92,12 @@ def write(
 
 
 def seen(watch: LoadWatch) -> list[tuple[str, str, tuple[int, ...], bool]]:
-    return [(found.parameter, str(found.box), found.sources, found.replaces) for found in watch.writes]
+    """By parameter, in the order of each."""
+    return [
+        (name, str(found.box), found.sources, found.replaces)
+        for name, writes in watch.writes.items()
+        for found in writes
+    ]
 
 
 class Loading:
@@ -197,7 +203,7 @@ class TestFollowing:
         with load.watch:
             a = load.offer(4)
             assert not bool((load.w + a).isnan().any())
-        assert load.watch.writes == []
+        assert seen(load.watch) == []
 
 
 class TestScalars:
@@ -232,6 +238,78 @@ class TestScalars:
             load.w.fill_(0)
         assert seen(load.watch) == [write("w", "[0:4]")]
 
+    @pytest.mark.parametrize("value", [0.0, 2.0])
+    def test_a_fill_with_another_value_is_the_loader_s(self, value: float) -> None:
+        """A scalar may be read to look at it, and for nothing else."""
+        load = Loading()
+        with load.watch:
+            a = load.offer(tensor=torch.tensor(1.0))
+            assert a.item() == 1
+            load.w.fill_(value)
+        assert seen(load.watch) == [write("w", "[0:4]")]
+        assert load.watch.offers[0].written_to == []
+
+    def test_what_a_comparison_yields_is_no_value_of_a_tensor(self) -> None:
+        load = Loading()
+        with load.watch:
+            assert bool((load.offer(4) > 0).all())
+            load.w.fill_(1)
+        assert seen(load.watch) == [write("w", "[0:4]")]
+
+    def test_nan(self) -> None:
+        load = Loading()
+        with load.watch:
+            load.w.fill_(load.offer(tensor=torch.tensor(math.nan)).item())
+        assert seen(load.watch) == [write("w", "[0:4]", 0)]
+
+
+class TestParameters:
+    def test_what_is_computed_from_one_is_followed_as_what_was_written_there(self) -> None:
+        load = Loading()
+        with load.watch:
+            load.w[:2].copy_(load.offer(2))
+            load.w[2:].copy_(load.offer(2))
+            load.x[:2].copy_(load.w[:2] * 2)
+            load.x[2:].copy_(load.w[1:3].clone())
+        assert seen(load.watch)[2:] == [write("x", "[0:2]", 0), write("x", "[2:4]", 0, 1)]
+
+    def test_its_own_memory_made_anew(self) -> None:
+        load = Loading()
+        with load.watch:
+            load.w.copy_(load.offer(4))
+            load.model.w.data = load.model.w.data.half()
+        load.watch.look_again(load.model.named_parameters())
+        assert seen(load.watch) == [write("w", "[0:4]", 0)]
+
+    def test_two_that_share_their_memory(self) -> None:
+        memory = torch.zeros(4)
+        model = model_of(w=memory, flat=memory.view(2, 2), other=torch.zeros(1))
+        watch = LoadWatch(model.named_parameters())
+        with watch:
+            watch.offer("a", a := torch.ones(2))
+            model.w.data[2:].copy_(a)
+        assert seen(watch) == [write("w", "[2:4]", 0), write("flat", "[1:2, 0:2]", 0)]
+
+    @pytest.mark.parametrize("change", ["normal_", "uniform_", "random_", "exponential_", "bernoulli_"])
+    def test_drawn_anew(self, change: str) -> None:
+        load = Loading()
+        with load.watch:
+            load.w.copy_(load.offer(4))
+            getattr(load.w, change)()
+        assert seen(load.watch) == [write("w", "[0:4]", 0), write("w", "[0:4]")]
+
+    @pytest.mark.parametrize(
+        ("rows", "loaded"), [((0, 1), False), ((1, 2), True), ((0, 4), True), ((3, 4), False)]
+    )
+    def test_which_rows_were_loaded(self, rows: tuple[int, int], loaded: bool) -> None:
+        load = Loading()
+        with load.watch:
+            load.w.fill_(0)
+            load.w[1:3].copy_(load.offer(2))
+        assert load.watch.has_loaded("w", rows) is loaded
+        load.watch.forget("w", after=1)
+        assert not load.watch.has_loaded("w", rows)
+
 
 class TestUsedMemory:
     def test_a_tensor_where_another_one_was(self) -> None:
@@ -250,7 +328,7 @@ class TestUsedMemory:
             load.w.copy_(staging.copy_(load.offer(4)))
             load.x.copy_(staging.copy_(load.offer(4)))
             load.w.copy_(staging.fill_(0))
-        assert seen(load.watch) == [write("w", "[0:4]", 0), write("x", "[0:4]", 1), write("w", "[0:4]")]
+        assert seen(load.watch) == [write("w", "[0:4]", 0), write("w", "[0:4]"), write("x", "[0:4]", 1)]
 
     def test_memory_that_was_freed_and_given_out_again(self) -> None:
         load = Loading(w=(64,))
@@ -288,8 +366,8 @@ class TestUsedMemory:
             a = load.offer(1)
             load.w.copy_(a)
             a.item()
-            load.watch.restart()
-            assert (load.watch.offers, load.watch.writes) == ([], [])
+            load.watch.restart(load.model.named_parameters())
+            assert (load.watch.offers, seen(load.watch)) == ([], [])
             assert not load.watch.is_offered(a)
             load.w.fill_(0)
             load.w.copy_(a)
@@ -333,7 +411,7 @@ class TestBox:
             index.append(first if data.draw(st.booleans()) else slice(first, last))
         view = parameter[tuple(index)]
         view = view.permute(data.draw(st.permutations(range(view.dim()))))
-        mask = covers(_box(view, parameter), tuple(parameter.shape))
+        mask = covers(Box.of(view, parameter), tuple(parameter.shape))
         assert sorted(view.flatten().tolist()) == sorted(parameter[torch.from_numpy(mask)].tolist())
 
     @pytest.mark.parametrize(
@@ -345,7 +423,7 @@ class TestBox:
         self, view: Callable[[torch.Tensor], torch.Tensor], expected: str
     ) -> None:
         parameter = torch.zeros(4, 6)
-        assert str(_box(view(parameter), parameter)) == expected
+        assert str(Box.of(view(parameter), parameter)) == expected
 
 
 class TestCountNonFinite:
@@ -368,4 +446,4 @@ class TestCountNonFinite:
             load.offer(tensor=torch.tensor([[1.0, float("nan")]]).to(torch.bfloat16))
         (offer,) = load.watch.offers
         assert (offer.name, offer.dtype, offer.shape, offer.non_finite) == ("a", "bfloat16", (1, 2), 1)
-        assert load.watch.writes == []
+        assert seen(load.watch) == []
