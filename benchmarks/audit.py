@@ -4,10 +4,10 @@ Measured side by side, in turn, each as a whole process:
 
     python benchmarks/audit.py [--repeat 5] [--json FILE]
 
-The bare build loads the same files, by vLLM's own loader. Time is measured on the ``random`` checkpoint. Memory
-is measured on a wider one, whose parameters are large beside what a process varies by itself: the peak of both
-processes, in copies of the parameters; whole in float32, and in bfloat16 with a tensor left out, which makes the
-audit load twice and keep masks.
+The bare build loads the same files, by vLLM's own loader. Time is measured on the ``random`` checkpoint, and
+memory on a wider one, whose parameters are large beside what a process varies by itself: the peak of both
+processes, in copies of the parameters. That is done with a whole checkpoint in float32, and in bfloat16 with a
+tensor left out, which makes the audit load twice and keep masks.
 """
 
 from __future__ import annotations
