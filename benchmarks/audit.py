@@ -6,8 +6,8 @@ Measured side by side, in turn, each as a whole process:
 
 The bare build loads the same files, by vLLM's own loader. Time is measured on the ``random`` checkpoint, and
 memory on a wider one, whose parameters are large beside what a process varies by itself: the peak of both
-processes, in copies of the parameters. That is done with a whole checkpoint in float32, and in bfloat16 with a
-tensor left out, which makes the audit load twice and keep masks.
+processes, in copies of the parameters. That is done with a whole checkpoint in float32, and in bfloat16 with
+a tensor left out, which makes the audit load twice and keep masks.
 """
 
 from __future__ import annotations
