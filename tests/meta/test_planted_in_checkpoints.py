@@ -43,7 +43,11 @@ def test_a_k_bias_that_is_not_zero(
         check.subject for check in report.checks if check.kind == "parameter" and check.status == "fail"
     }
     assert failed == {"layers.0.k_proj.bias", "layers.1.k_proj.bias"}
-    check = next(check for check in report.checks if check.subject == "layers.1.k_proj.bias")
+    check = next(
+        check
+        for check in report.checks
+        if check.kind == "parameter" and check.subject == "layers.1.k_proj.bias"
+    )
     assert check.where == "[64:66]"
     assert "audio_tower.layers.1.self_attn.qkv_proj.bias[128:256]" in check.message
     assert "2 of 128 elements are not zero, largest 0.5; hf-cpu has no such parameter" in check.message
