@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.backends.poison import fill_word, is_nan, words
+from harness.backends.poison import fill_word, holds_fill
 from harness.trace.schema import AuditedShard, LoadAudit, OfferedTensor, Overwritten
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _buffers(model: torch.nn.Module) -> Iterable[AuditedShard]:
     for name, buffer in model.named_buffers():
         if buffer.device.type == "meta" or not buffer.dtype.is_floating_point or not buffer.numel():
             continue
-        mask = (words(buffer) == fill_word(buffer)) | is_nan(buffer)
+        mask = holds_fill(buffer)
         if not (count := int(mask.sum())):
             continue
         yield AuditedShard(

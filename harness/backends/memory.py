@@ -21,7 +21,9 @@ class MemoryMap(Generic[Owner]):
     def add(self, tensor: torch.Tensor, owner: Owner) -> None:
         """Say whose a tensor's memory is; what lay there before is forgotten."""
         self.discard(tensor)
-        self._insert(tensor, [owner])
+        if _has_memory(tensor):
+            insort(self._starts, tensor.data_ptr())
+            self._ranges[tensor.data_ptr()] = (_end(tensor), [owner])
 
     def share(self, tensor: torch.Tensor, owner: Owner) -> None:
         """:meth:`add`, beside the owners of the very same range."""
@@ -48,11 +50,6 @@ class MemoryMap(Generic[Owner]):
         return bool(tensor.is_contiguous()) and all(
             start <= first and self._ranges[first][0] <= stop for first in touched
         )
-
-    def _insert(self, tensor: torch.Tensor, owners: list[Owner]) -> None:
-        if _has_memory(tensor):
-            insort(self._starts, tensor.data_ptr())
-            self._ranges[tensor.data_ptr()] = (_end(tensor), owners)
 
     def _touched(self, tensor: torch.Tensor) -> list[int]:
         if not _has_memory(tensor):

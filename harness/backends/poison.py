@@ -102,7 +102,7 @@ def fill_word(tensor: torch.Tensor) -> int:
     return int(words(torch.empty(1, dtype=tensor.dtype, device=tensor.device)).item())
 
 
-def _holds_fill(tensor: torch.Tensor) -> torch.Tensor:
+def holds_fill(tensor: torch.Tensor) -> torch.Tensor:
     """Where a tensor holds the fill, or what may have become of it: a NaN of any word."""
     return (words(tensor) == fill_word(tensor)) | is_nan(tensor)
 
@@ -147,7 +147,7 @@ class PoisonedParameters:
         self._constructed: dict[str, _Constructed] = {}
         for name, data in self._parameters().items():
             # What is computed of uninitialised memory, by a cast even, may be NaN in another word.
-            written = ~_holds_fill(data)
+            written = ~holds_fill(data)
             if bool(written.any()):
                 self._constructed[name] = _Constructed(written=written, values=data.clone())
 
@@ -164,7 +164,7 @@ class PoisonedParameters:
         self._pour(flipped=False)
         load()
         held = {
-            name: mask for name, data in self._parameters().items() if bool((mask := _holds_fill(data)).any())
+            name: mask for name, data in self._parameters().items() if bool((mask := holds_fill(data)).any())
         }
         if not held:
             return {}
@@ -176,7 +176,7 @@ class PoisonedParameters:
             mask = held.pop(name, None)
             if mask is None:
                 continue
-            left = mask & ~_holds_fill(data) if mask.shape == data.shape else torch.ones_like(data).bool()
+            left = mask & ~holds_fill(data) if mask.shape == data.shape else torch.ones_like(data).bool()
             if bool(left.any()):
                 unwritten[name] = self._settle(name, data, left)
         return unwritten

@@ -99,12 +99,7 @@ def _package(line: str) -> str:
 
 
 def base_of(lock: Path) -> Path | None:
-    """Return the lock that ``lock`` is based on, if there is one.
-
-    Raises:
-        LockError: from :func:`resolve`.
-    """
-    resolve(lock)
+    """Return the lock that ``lock`` is based on, if there is one; it is one that :func:`resolve` takes."""
     found = _BASE.search(lock.read_text(encoding="utf-8"))
     return lock.with_name(found.group(1)) if found else None
 

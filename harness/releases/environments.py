@@ -50,10 +50,12 @@ class Environments:
         self._keep = keep
         self._log = log
         self._progress = progress
-        self._by_lock = {catalogue.lock(release): release for release in catalogue.releases}
-        self._left = {release.version: release for release in expected}
-        self._bases: dict[str, tuple[ExitStack, str]] = {}
-        self._failed: set[str] = set()
+        #: By release, what it begins with.
+        self._base = {release: _base(release, catalogue) for release in catalogue.releases}
+        self._left = set(expected)
+        #: What is there for others to begin with: what takes it away, and its interpreter.
+        self._open: dict[Release, tuple[ExitStack, str]] = {}
+        self._failed: set[Release] = set()
 
     def __enter__(self) -> Self:
         """Take away at the end what was built here."""
@@ -63,8 +65,8 @@ class Environments:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take away what is left."""
-        for version in list(self._bases):
-            self._close(version)
+        for base in list(self._open):
+            self._close(base)
 
     @contextmanager
     def of(self, release: Release) -> Iterator[str]:
@@ -74,11 +76,11 @@ class Environments:
             InstallError: it cannot be built.
         """
         try:
-            base = self._base(release)
+            base = self._base[release]
             if base is not None and self._users(base) > 1:
-                self._open(base)
-            if release.version in self._bases:
-                yield self._bases[release.version][1]
+                self._prepare(base)
+            if release in self._open:
+                yield self._open[release][1]
             else:
                 with self._environment(release) as interpreter:
                     yield interpreter
@@ -87,39 +89,29 @@ class Environments:
 
     def done(self, release: Release) -> None:
         """Say that a release's environment will not be asked for again."""
-        self._left.pop(release.version, None)
-        for version in list(self._bases):
-            if not self._users(self._by_version(version)):
-                self._close(version)
-
-    def _base(self, release: Release) -> Release | None:
-        """What a release begins with, that many others may begin with too: itself, if it is based on none."""
-        lock = self._catalogue.lock(release)
-        while (base := base_of(lock)) is not None:
-            lock = base
-        return self._by_lock.get(lock)
-
-    def _by_version(self, version: str) -> Release:
-        return next(release for release in self._catalogue.releases if release.version == version)
+        self._left.discard(release)
+        for base in list(self._open):
+            if not self._users(base):
+                self._close(base)
 
     def _users(self, base: Release) -> int:
-        return sum(self._base(release) == base for release in self._left.values())
+        return sum(self._base[release] == base for release in self._left)
 
-    def _open(self, base: Release) -> None:
-        if base.version in self._bases or base.version in self._failed:
+    def _prepare(self, base: Release) -> None:
+        if base in self._open or base in self._failed:
             return
         stack = ExitStack()
         try:
             interpreter = stack.enter_context(self._environment(base))
         except InstallError as error:
             # Those who would begin with it may do without.
-            self._failed.add(base.version)
+            self._failed.add(base)
             self._progress(base.leg, f"error: {error}")
         else:
-            self._bases[base.version] = (stack, interpreter)
+            self._open[base] = (stack, interpreter)
 
-    def _close(self, version: str) -> None:
-        self._bases.pop(version)[0].close()
+    def _close(self, base: Release) -> None:
+        self._open.pop(base)[0].close()
 
     @contextmanager
     def _environment(self, release: Release) -> Iterator[str]:
@@ -132,3 +124,11 @@ class Environments:
             progress=lambda text: self._progress(release.leg, text),
         ) as interpreter:
             yield interpreter
+
+
+def _base(release: Release, catalogue: Catalogue) -> Release | None:
+    """What a release begins with, and others may too: itself, if its lock is based on none."""
+    lock = catalogue.lock(release)
+    while (base := base_of(lock)) is not None:
+        lock = base
+    return next((other for other in catalogue.releases if catalogue.lock(other) == lock), None)
