@@ -211,7 +211,7 @@ def write_trace(
         for name, values in (others or {}).items():
             writer.add_other(name=name, tensor=RawTensor.of(values))
         for name, values in (parts or {}).items():
-            writer.add_parameter(name=name, source=f"own.{name}", tensor=RawTensor.of(values))
+            writer.add_parameter(name=name, source=CASE.published_name(name), tensor=RawTensor.of(values))
         checkpoint = manifest.get("checkpoint", CHECKPOINT)
         assert isinstance(checkpoint, CheckpointEntry)
         fill = manifest.get("fill", "nan")

@@ -11,7 +11,7 @@ from harness.compare.plan import OTHERS, TRANSCRIPTS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from harness.cases.case import Case
+    from harness.cases.case import Case, Stack
     from harness.compare.plan import PlannedCheck
     from harness.compare.result import CheckResult
     from harness.trace import Trace
@@ -25,6 +25,7 @@ def compare_poison(
     """Compare two traces of one leg bit for bit: ``trace`` over NaN, ``twin`` over the finite fill."""
     if problem := _no_twins(trace, twin):
         return [check.result("error", problem) for check in checks]
+    weights = _weights(trace, case) | _weights(twin, case)
     probes = {probe.name for probe in case.probes(trace.manifest.checkpoint.config)}
     results = []
     for check in checks:
@@ -35,7 +36,7 @@ def compare_poison(
         elif check.subject in probes:
             results.append(_probe(check, trace, twin))
         else:
-            results.append(_parameter(check, trace.parameters, twin.parameters))
+            results.append(_parameter(check, trace.parameters, twin.parameters, weights=weights))
     return results
 
 
@@ -55,11 +56,27 @@ def _no_twins(trace: Trace, twin: Trace) -> str:
     return ""
 
 
+def _weights(trace: Trace, case: Case) -> dict[str, str]:
+    """By the name of every recorded part of a quantised weight, that weight's."""
+    stack: Stack = "hf" if trace.manifest.backend.startswith("hf") else "vllm"
+    configs = trace.manifest.checkpoint.config
+    return {
+        part.name: part.of
+        for record in trace.parameters.values()
+        for part in case.parts(stack, record.source.partition("[")[0], configs)
+        if part.name == record.name
+    }
+
+
 def _parameter(
-    check: PlannedCheck, ours: dict[str, ParameterRecord], theirs: dict[str, ParameterRecord]
+    check: PlannedCheck,
+    ours: dict[str, ParameterRecord],
+    theirs: dict[str, ParameterRecord],
+    *,
+    weights: Mapping[str, str],
 ) -> CheckResult:
     # A quantised weight is its parts, which lie beside it.
-    names = [name for name in {**ours, **theirs} if name == check.subject or _is_part(name, check.subject)]
+    names = [name for name in {**ours, **theirs} if weights.get(name, name) == check.subject]
     lacking = [name for name in names if name not in ours or name not in theirs]
     if lacking or not names:
         name = lacking[0] if lacking else check.subject
@@ -67,11 +84,6 @@ def _parameter(
     return _differing(
         check, [ours[name].source for name in names if ours[name].sha256 != theirs[name].sha256]
     )
-
-
-def _is_part(name: str, weight: str) -> bool:
-    module, _, kind = name.rpartition(".")
-    return f"{module}.weight" == weight and kind not in {"weight", "bias"}
 
 
 def _others(check: PlannedCheck, trace: Trace, twin: Trace) -> CheckResult:

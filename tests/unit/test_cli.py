@@ -18,7 +18,6 @@ import soundfile
 
 import harness.doctor
 from harness import __version__
-from harness.cli import main
 from harness.errors import InputError
 from harness.run import claimed, read_interpreters
 from harness.trace import Trace
@@ -26,9 +25,7 @@ from harness.trace.schema import CheckpointEntry
 from tests.unit.test_trace_folder import write_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Command = Callable[..., tuple[int, str, str]]
+    from tests.unit.conftest import Command
 
 ROOT = Path(harness.__file__).parent.parent
 #: What an interpreter answers that has nothing.
@@ -40,27 +37,6 @@ BARE = {
     "gpu": None,
     "gpu_problem": "no NVIDIA driver (libcuda.so.1 not found)",
 }
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs the command line in this process, in an empty folder."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        assert code is None or isinstance(code, int)
-        return code or 0, out, err
-
-    return call
 
 
 @pytest.fixture

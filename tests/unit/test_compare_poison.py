@@ -219,7 +219,22 @@ class TestParts:
 
     def test_another_scale(self, tmp_path: Path) -> None:
         result = self.pair(tmp_path, 1, 2)
-        assert (result.status, result.where) == ("fail", f"own.{self.NAMES[1]}")
+        assert (result.status, result.where) == ("fail", "audio_tower.layers.0.mlp.fc1.weight_scale")
+
+    @pytest.mark.parametrize("side", ["nan", "finite"])
+    def test_recorded_over_one_fill_only(self, tmp_path: Path, side: str) -> None:
+        scale = {"layers.0.fc1.weight_scale": np.zeros(4)}
+        trace, twin = (
+            write_trace(
+                tmp_path / fill, leg="vllm-cpu", clips=(), fill=fill, parts=scale if fill == side else None
+            )
+            for fill in ("nan", "finite")
+        )
+        plan = plan_twin(Scope(case=CASE, configs=CONFIGS, clips=(), trained=False), leg="vllm_cpu")
+        results = {found.subject: found for found in compare_poison(plan, trace=trace, twin=twin, case=CASE)}
+        assert only_red(results, FC1).message == (
+            "layers.0.fc1.weight_scale was not recorded: nothing was compared"
+        )
 
     def test_none_recorded(self, tmp_path: Path) -> None:
         assert self.pair(tmp_path, 1, 1, names=()).status == "missing"

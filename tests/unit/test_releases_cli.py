@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import harness.releases
-from harness.cli import main
 from harness.errors import ExitCode
 from harness.releases import Matrix, ReleasesOptions
 from harness.releases.cache import default_folder
@@ -16,28 +16,14 @@ from harness.run import claimed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    Command = Callable[..., tuple[int, str, str]]
+    from tests.unit.conftest import Command
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", "releases", *words])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        assert code is None or isinstance(code, int)
-        return code or 0, out, err
-
-    return call
+def command(command: Command) -> Command:
+    """Runs ``harness releases``."""
+    return partial(command, "releases")
 
 
 @pytest.fixture
@@ -70,7 +56,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[ReleasesOptions]:
 
 
 class TestWords:
-    def test_by_default(self, command: Command, asked: list[ReleasesOptions], tmp_path: Path) -> None:
+    def test_by_default(self, command: Command, asked: list[ReleasesOptions]) -> None:
         code, out, err = command()
         assert code == 1
         assert out.startswith("FAIL  0.24.0 installed is fail\n")
@@ -82,11 +68,9 @@ class TestWords:
             cache=default_folder() / "releases",
             command=("harness", "releases"),
         )
-        assert {"releases.json", "releases.md"} <= {
-            path.name for path in (tmp_path / "glm-asr-releases").iterdir()
-        }
+        assert {"releases.json", "releases.md"} <= {path.name for path in Path("glm-asr-releases").iterdir()}
 
-    def test_all_of_them(self, command: Command, asked: list[ReleasesOptions], tmp_path: Path) -> None:
+    def test_all_of_them(self, command: Command, asked: list[ReleasesOptions]) -> None:
         command(
             *("--only", "0.19.1", "--only", "0.20.0", "--since", "0.18.0", "--until", "0.32.0", "--bisect"),
             *("--full", "--keep", "--loader", "installed", "--loader", "reverted", "--dtype", "bfloat16"),
@@ -132,26 +116,26 @@ class TestRefused:
         ],
     )
     def test_bad_input(self, command: Command, tmp_path: Path, words: list[str], said: str) -> None:
-        (tmp_path / "file").touch()
+        Path("file").touch()
         code, out, err = command("--out", "new/out", "--environments", "envs", "--cache", "kept", *words)
         assert (code, out) == (2, "")
         assert err.startswith("error: ")
         assert said in err
         assert err.count("\n") == 1
-        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+        assert [path.name for path in Path().iterdir()] == ["file"]
 
     @pytest.mark.parametrize(
         "words",
         [["--loader", "broken"], ["--dtype", "int8"], ["--timeout", "0"], ["extra"], ["--out", "file"]],
     )
     def test_wrong_usage(self, command: Command, tmp_path: Path, words: list[str]) -> None:
-        (tmp_path / "file").touch()
+        Path("file").touch()
         code, out, err = command(*words)
         assert (code, out) == (2, "")
         assert "Usage:" in err
 
-    def test_a_folder_that_another_writes_to(self, command: Command, tmp_path: Path) -> None:
-        with claimed(tmp_path / "out"):
+    def test_a_folder_that_another_writes_to(self, command: Command) -> None:
+        with claimed(Path("out")):
             code, _, err = command("--out", "out", "--only", "0.19.1")
         assert code == 2
         assert "another run is writing to out: wait for it" in err

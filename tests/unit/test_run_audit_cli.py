@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.cli import main
 from harness.report import load_report
 from harness.run import claimed
 from tests.synthetic import write_trace
 from tests.unit.test_run_audit import ABLE, BARE, TINY, interpreter, unwritten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Command = Callable[..., tuple[int, str, str]]
+    from tests.unit.conftest import Command
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs ``harness audit`` in this process, in an empty folder."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", "audit", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, *capsys.readouterr()
-
-    return call
+def command(command: Command) -> Command:
+    """Runs ``harness audit``."""
+    return partial(command, "audit")
 
 
 class TestCommandLine:
