@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.backends.poison import fill_word, holds_fill
+from harness.backends.fill import fill_word, holds_fill
 from harness.trace.schema import AuditedShard, LoadAudit, OfferedTensor, Overwritten
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def audit_load(
 ) -> LoadAudit:
     """Account for every element of every parameter, and for every tensor of the checkpoint.
 
-    To be called inside the :func:`harness.backends.poison.filled` of the load.
+    To be called inside the :func:`harness.backends.fill.filled` of the load.
 
     Args:
         model: As loading left it.

@@ -1,4 +1,4 @@
-"""Uninitialised memory that shows: a fill for what is allocated, and one for what loading has to overwrite.
+"""Which elements of its parameters loading a model wrote.
 
 Whether an element was written cannot be read off its value: garbage may be zero, and a checkpoint may hold
 NaN. So memory is filled with a known word while a model is built, every parameter is filled with that word
@@ -10,110 +10,15 @@ integers and float8 too; only what is computed in place of a fill that is a numb
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.backends.fill import fill_word, flip, flipped, holds_fill, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from harness.trace.schema import Fill
-
-_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-#: The finite fill: large, and exact in every floating dtype that can hold it.
-_FINITE = 2.0**15
-_ALLOCATIONS = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted")
-
-
-def words(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory as integers of the same width, to be compared bit for bit."""
-    return tensor.detach().view(_WORDS[tensor.element_size()])
-
-
-def is_nan(tensor: torch.Tensor) -> torch.Tensor:
-    """Where a tensor is NaN; torch cannot tell of float8."""
-    wide = tensor.dtype.is_floating_point and tensor.element_size() == 1
-    return (tensor.detach().float() if wide else tensor.detach()).isnan()
-
-
-def finite_value(dtype: torch.dtype) -> float | int | bool:
-    """The value of the finite fill: 32768, or the largest power of two that the dtype holds."""
-    if dtype == torch.bool:
-        return False
-    if dtype.is_floating_point or dtype.is_complex:
-        largest = torch.finfo(dtype).max
-        value = _FINITE
-        while value > largest:
-            value /= 2
-        return value
-    return int(torch.iinfo(dtype).max) // 2
-
-
-class _Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch is not there
-    """Changes every tensor that is allocated without values, after the fill of torch's own."""
-
-    def __init__(self, change: Callable[[torch.Tensor], object]) -> None:
-        super().__init__()
-        self._change = change
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401 - torch's
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> object:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ in _ALLOCATIONS and result.device.type != "meta":
-            self._change(result)
-        return result
-
-
-@contextmanager
-def filled(fill: Fill) -> Iterator[None]:
-    """Fill what is allocated without values: with NaN (integers: the largest value), or a finite value.
-
-    NaN is torch's own deterministic mode, which reaches allocations inside torch as well; the finite fill
-    goes over it, wherever Python allocates.
-    """
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-    )
-    # Warn only: no operation is to fail for what is wanted of the allocation alone.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    try:
-        with ExitStack() as stack:
-            if fill == "finite":
-                stack.enter_context(_Allocations(lambda made: made.fill_(finite_value(made.dtype))))
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = before[2]
-
-
-def fill_word(tensor: torch.Tensor) -> int:
-    """The word that a fresh allocation of this dtype and device holds inside :func:`filled`."""
-    return int(words(torch.empty(1, dtype=tensor.dtype, device=tensor.device)).item())
-
-
-def holds_fill(tensor: torch.Tensor) -> torch.Tensor:
-    """Where a tensor holds the fill, or what may have become of it: a NaN of any word."""
-    return (words(tensor) == fill_word(tensor)) | is_nan(tensor)
-
-
-def _flip(tensor: torch.Tensor) -> int:
-    """Which bits of the fill to turn over for another word, that is no NaN: the exponent's highest."""
-    if tensor.dtype == torch.bool:
-        return 1
-    if tensor.dtype == torch.complex64:
-        return 0x40000000_40000000
-    return 0x40 << (8 * (int(tensor.element_size()) - 1))
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +41,11 @@ class Unwritten:
 
 
 class PoisonedParameters:
-    """The parameters of a model that was built inside :func:`filled`, made ready for loading.
+    """The parameters of a model that was built over a fill, made ready for loading.
 
-    To be used inside the same :func:`filled`. Keeps a copy, and a mask of one byte per element, of those
-    parameters that the constructor gave values, and one more mask of those that loading left something of.
+    To be used inside the same :func:`harness.backends.fill.filled`. Keeps a copy, and a mask of one byte per
+    element, of those parameters that the constructor gave values, and one more mask of those that loading left
+    something of.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -169,7 +75,7 @@ class PoisonedParameters:
         if not held:
             return {}
         self._pour(flipped=True)
-        with _Allocations(lambda made: words(made).bitwise_xor_(_flip(made))):
+        with flipped():
             load()
         unwritten = {}
         for name, data in self._parameters().items():
@@ -191,7 +97,7 @@ class PoisonedParameters:
 
     def _pour(self, *, flipped: bool) -> None:
         for data in self._parameters().values():
-            words(data).fill_(fill_word(data) ^ (_flip(data) if flipped else 0))
+            words(data).fill_(fill_word(data) ^ (flip(data) if flipped else 0))
 
     def _settle(self, name: str, data: torch.Tensor, left: torch.Tensor) -> Unwritten:
         words(data)[left] = fill_word(data)

@@ -17,9 +17,10 @@ import vllm
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
+from harness.backends.fill import filled
 from harness.backends.guard import Guard
 from harness.backends.load_audit import audit_load
-from harness.backends.poison import PoisonedParameters, filled
+from harness.backends.poison import PoisonedParameters
 from harness.backends.watch import LoadWatch
 from harness.backends.zero_bias import ZeroBias
 from harness.errors import RefusedError

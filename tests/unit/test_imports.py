@@ -45,6 +45,7 @@ IN_A_LEG = {
     "harness.backends.box",
     "harness.backends.environment",
     "harness.backends.contract_main",
+    "harness.backends.fill",
     "harness.backends.guard",
     "harness.backends.hf",
     "harness.backends.hf_audit",

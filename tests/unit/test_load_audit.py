@@ -12,8 +12,9 @@ pytest.importorskip("torch", reason="needs torch, which belongs to the environme
 
 import torch
 
+from harness.backends.fill import filled
 from harness.backends.load_audit import _ranges, audit_load
-from harness.backends.poison import PoisonedParameters, filled
+from harness.backends.poison import PoisonedParameters
 from harness.backends.watch import LoadWatch
 from tests.synthetic import CASE, CONFIGS
 

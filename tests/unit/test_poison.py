@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +14,11 @@ pytest.importorskip("torch", reason="needs torch, which belongs to the environme
 
 import torch
 
-from harness.backends.poison import (
-    PoisonedParameters,
-    Unwritten,
-    fill_word,
-    filled,
-    finite_value,
-    is_nan,
-    words,
-)
+from harness.backends.fill import fill_word, filled, finite_value, is_nan, words
+from harness.backends.poison import PoisonedParameters, Unwritten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from harness.trace.schema import Fill
 
@@ -360,68 +352,6 @@ class TestNewMemory:
 
         _, unwritten = load(lambda: model_of(w=torch.empty(3, device="meta")), loader, fill=fill)
         assert left(unwritten) == (None, [1, 0, 0])
-
-
-def global_state() -> tuple[bool, bool, bool]:
-    return (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-    )
-
-
-def set_global_state(on: bool, warn_only: bool, fill: bool) -> None:
-    torch.use_deterministic_algorithms(on, warn_only=warn_only)
-    torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
-class TestFilled:
-    @pytest.fixture(autouse=True)
-    def _put_back(self) -> Iterator[None]:
-        before = global_state()
-        yield
-        set_global_state(*before)
-
-    @both_fills
-    @pytest.mark.parametrize("before", [(False, False, True), (True, False, False), (True, True, True)])
-    @pytest.mark.parametrize("raises", [False, True])
-    def test_leaves_torch_as_it_was(self, fill: Fill, before: tuple[bool, bool, bool], raises: bool) -> None:
-        set_global_state(*before)
-        with pytest.raises(RuntimeError, match="inside") if raises else nullcontext(), filled(fill):
-            assert global_state() == (True, True, True)
-            if raises:
-                raise RuntimeError("inside")
-        assert global_state() == before
-
-    def test_the_finite_fill_ends(self) -> None:
-        with filled("nan"):
-            with filled("finite"):
-                assert torch.empty(2).tolist() == [32768, 32768]
-            assert torch.empty(2).isnan().all()
-
-    @pytest.mark.parametrize(
-        "allocate",
-        [
-            lambda: torch.empty(2, 3),
-            lambda: torch.empty_like(torch.zeros(2, 3)),
-            lambda: torch.zeros(1).new_empty(2, 3),
-            lambda: torch.empty_strided((2, 3), (1, 2)),
-            lambda: torch.Tensor(2, 3),
-            lambda: torch.nn.Parameter(torch.empty(2, 3)),
-        ],
-        ids=["empty", "empty_like", "new_empty", "empty_strided", "Tensor", "Parameter"],
-    )
-    def test_every_way_to_allocate(self, allocate: Callable[[], torch.Tensor]) -> None:
-        with filled("finite"):
-            assert allocate().tolist() == [[32768] * 3] * 2
-        with filled("nan"):
-            assert allocate().isnan().all()
-
-    @every_dtype
-    def test_the_finite_fill_is_exact(self, dtype: torch.dtype) -> None:
-        value = finite_value(dtype)
-        assert torch.tensor([value]).to(dtype).item() == value
-        assert dtype == torch.bool or value >= 32
 
 
 @st.composite
