@@ -44,8 +44,8 @@ class PoisonedParameters:
     """The parameters of a model that was built over a fill, made ready for loading.
 
     To be used inside the same :func:`harness.backends.fill.filled`. Keeps a copy, and a mask of one byte per
-    element, of those parameters that the constructor gave values, and one more mask of those that loading left
-    something of.
+    element, of those parameters that the constructor gave values, and one more mask of those that loading
+    left something of.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
