@@ -101,5 +101,13 @@ def make_report(
         work="audit",
         outcome=outcome,
         verdict=reason or f"{release} {loader} is {outcome}",
-        legs=(leg(name, loader=loader, environment=report_examples.environment(**packages)),),
+        legs=(
+            leg(
+                name,
+                loader=loader,
+                environment=report_examples.environment(**packages),
+                trace=f"traces/{name}",
+                log=f"logs/{name}.log",
+            ),
+        ),
     )

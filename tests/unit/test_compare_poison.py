@@ -15,6 +15,7 @@ from harness.compare.poison import compare_poison
 from harness.trace.tensors import RawTensor
 from tests.synthetic import (
     CASE,
+    CHECKPOINT,
     CLIPS,
     CONFIGS,
     PROBES,
@@ -26,6 +27,7 @@ from tests.synthetic import (
     make_clip,
     put,
     red,
+    scope_of,
     together,
     write_trace,
 )
@@ -118,6 +120,52 @@ def test_an_audit_has_parameters_alone(tmp_path: Path) -> None:
     results = twins(tmp_path, clips=())
     assert list(results) == [*PARAMETERS, OTHERS]
     assert {result.status for result in results.values()} == {"pass"}
+
+
+class TestTwins:
+    """Two traces of which nothing differs prove something only if they are of one leg over two fills."""
+
+    def judged(self, folder: Path, *, leg: dict[str, Any], twin: dict[str, Any]) -> list[CheckResult]:
+        trace = write_trace(folder / "leg", **{"leg": "vllm-cpu", "clips": (), **leg})
+        other = write_trace(
+            folder / "twin", **{"leg": "vllm-cpu@finite", "clips": (), "fill": "finite", **twin}
+        )
+        plan = plan_twin(scope_of(trace), leg="vllm_cpu")
+        results = compare_poison(plan, trace=trace, twin=other, case=CASE)
+        assert [result.id for result in results] == [check.id for check in plan]
+        return results
+
+    @pytest.mark.parametrize(
+        ("leg", "twin", "said"),
+        [
+            ({}, {"fill": "nan"}, "ran over the same fill (nan, word 2143289344; nan, word 2143289344)"),
+            ({"fill": "finite"}, {}, "ran over the same fill (finite, "),
+            (
+                {},
+                {"audit": lambda audit: audit.model_copy(update={"fill_word": 0x7FC00000})},
+                "the same fill (nan, ",
+            ),
+            ({}, {"dtype": "bfloat16"}, "differ in dtype"),
+            ({}, {"loader": "reverted"}, "differ in loader"),
+            ({}, {"seed": 1}, "differ in seed"),
+            ({}, {"clips": CLIPS[:1]}, "differ in clips"),
+            ({}, {"prompt_token_ids": (1,)}, "differ in prompt_token_ids"),
+            (
+                {},
+                {"checkpoint": CHECKPOINT.model_copy(update={"digest": "d" * 64})},
+                "loaded other checkpoints",
+            ),
+        ],
+    )
+    def test_that_are_none(
+        self, tmp_path: Path, leg: dict[str, Any], twin: dict[str, Any], said: str
+    ) -> None:
+        results = self.judged(tmp_path, leg=leg, twin=twin)
+        assert {result.status for result in results} == {"error"}
+        assert {said in result.message for result in results} == {True}, results[0].message
+
+    def test_that_are(self, tmp_path: Path) -> None:
+        assert {result.status for result in self.judged(tmp_path, leg={}, twin={})} == {"pass"}
 
 
 class TestParameters:

@@ -93,6 +93,13 @@ class TestRecordParameters:
     def test_all_rows_known(self, tmp_path: Path) -> None:
         assert self.unmapped(tmp_path, "audio_tower.layers.0.self_attn.qkv_proj.bias", (24,)) == ()
 
+    def test_without_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing of it can be read; that is said, and the others are recorded."""
+        monkeypatch.setattr(Array, "is_meta", True)
+        trace = self.recorded(tmp_path, "audio_tower.norm.weight", (8,))
+        assert trace.unmapped_parameters == ("audio_tower.norm.weight (without memory)",)
+        assert not trace.parameters
+
     def test_rows_beyond_the_shards(self, tmp_path: Path) -> None:
         """They would be compared with nothing."""
         name = "audio_tower.layers.0.self_attn.qkv_proj.bias"

@@ -286,7 +286,9 @@ class TestCache:
         assert again.rows[1].helper.cached
         assert again.outcome == "pass"
         for cell in again.cells:
-            assert (bench.options.out / cell.report / "report.json").is_file()
+            kept = load_report(bench.options.out / cell.report / "report.json")
+            # What made them is gone with its folder.
+            assert {(leg.trace, leg.log) for leg in kept.legs} == {(None, None)}
 
     def test_only_what_is_missing_is_tried(self, bench: Bench) -> None:
         bench("0.20.0", loaders=("installed",))
