@@ -9,12 +9,12 @@ import torch
 from harness.errors import CaptureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Sequence
 
     from harness.backends.watch import LoadWatch
-    from harness.cases.case import Case, Configs
     from harness.trace.schema import LoaderState
 
+#: Half-open, on axis 0.
 Rows = tuple[int, int]
 
 
@@ -31,16 +31,12 @@ class Guard:
         #: Every write that was undone, as a sentence.
         self.undone: list[str] = []
 
-    def install(
-        self, model: torch.nn.Module, *, case: Case, configs: Configs, optional: Container[str]
-    ) -> None:
+    def install(self, model: torch.nn.Module, *, rows_of: Callable[[str], Sequence[Rows]]) -> None:
         """Stand before the ``weight_loader`` of every parameter that has such a bias.
 
         Args:
             model: As vLLM built it.
-            case: Cuts its parameters into shards.
-            configs: The checkpoint's configuration.
-            optional: The published names of the biases.
+            rows_of: Gives the rows of such biases in a parameter, by its name.
 
         Raises:
             CaptureError: this release's parameters do not let their loader be replaced.
@@ -48,11 +44,7 @@ class Guard:
         if self._state == "installed":
             return
         for name, parameter in model.named_parameters():
-            rows = [
-                (shard.start, shard.stop)
-                for shard in case.shards("vllm", name, configs)
-                if case.published_name(shard.name) in optional
-            ]
+            rows = rows_of(name)
             if not rows or (loader := getattr(parameter, "weight_loader", None)) is None:
                 continue
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig
     from vllm.config.load import LoadConfig
 
+    from harness.backends.guard import Rows
     from harness.backends.poison import Unwritten
     from harness.cases.case import Case, Configs
     from harness.trace.schema import Fill, LoadAudit, LoaderState
@@ -57,7 +59,7 @@ class LoadPlan:
     state: LoaderState
     fill: Fill
 
-    @property
+    @cached_property
     def optional(self) -> dict[str, int]:
         """The parameters that a checkpoint need not have, by published name, with their rows."""
         return {
@@ -65,6 +67,14 @@ class LoadPlan:
             for parameter in self.case.parameters(self.configs)
             if parameter.zero_if_absent
         }
+
+    def optional_rows(self, name: str) -> list[Rows]:
+        """The rows of vLLM's own parameter that are one of :attr:`optional`."""
+        return [
+            (shard.start, shard.stop)
+            for shard in self.case.shards("vllm", name, self.configs)
+            if self.case.published_name(shard.name) in self.optional
+        ]
 
 
 def register(plan: LoadPlan, on_loaded: Callable[[torch.nn.Module, Loaded], None]) -> str:
@@ -95,7 +105,7 @@ def register(plan: LoadPlan, on_loaded: Callable[[torch.nn.Module, Loaded], None
             poisoned = PoisonedParameters(model)
             watch = self._watch = LoadWatch(model.named_parameters())
             guard = Guard(watch, state=plan.state)
-            guard.install(model, case=plan.case, configs=plan.configs, optional=plan.optional)
+            guard.install(model, rows_of=plan.optional_rows)
             repeated = False
 
             def load() -> None:
@@ -151,11 +161,9 @@ def register(plan: LoadPlan, on_loaded: Callable[[torch.nn.Module, Loaded], None
 
 def _lacks_zero_bias(unwritten: dict[str, Unwritten], *, plan: LoadPlan) -> bool:
     """Whether loading left a parameter unwritten that a checkpoint need not have."""
-    for name, left in unwritten.items():
-        for shard in plan.case.shards("vllm", name, plan.configs):
-            if plan.case.published_name(shard.name) not in plan.optional:
-                continue
-            for mask in (left.default, left.uninitialised):
-                if mask is not None and bool(mask[shard.start : shard.stop].any()):
-                    return True
-    return False
+    return any(
+        mask is not None and bool(mask[start:stop].any())
+        for name, left in unwritten.items()
+        for start, stop in plan.optional_rows(name)
+        for mask in (left.default, left.uninitialised)
+    )

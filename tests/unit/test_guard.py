@@ -14,15 +14,17 @@ import torch
 from harness.backends.guard import Guard
 from harness.backends.watch import LoadWatch
 from harness.errors import CaptureError
-from tests.synthetic import CASE, CONFIGS
-from tests.unit.test_load_audit import BIAS, K_BIAS, build
+from tests.unit.test_load_audit import BIAS, build
 
 if TYPE_CHECKING:
     from harness.trace.schema import LoaderState
 
-OPTIONAL = {K_BIAS}
 ROWS = {"q": slice(0, 8), "k": slice(8, 16), "v": slice(16, 24)}
 UNDONE = [f"undid a write to {BIAS}[8:16] that came from no checkpoint"]
+
+
+def rows_of(name: str) -> list[tuple[int, int]]:
+    return [(8, 16)] if name == BIAS else []
 
 
 def weight_loader(parameter: torch.nn.Parameter, weight: torch.Tensor, shard: str = "") -> str:
@@ -40,7 +42,7 @@ class Loading:
         self.bias.weight_loader = weight_loader
         self.watch = LoadWatch(self.model.named_parameters())
         self.guard = Guard(self.watch, state=state)
-        self.guard.install(self.model, case=CASE, configs=CONFIGS, optional=OPTIONAL)
+        self.guard.install(self.model, rows_of=rows_of)
 
     def load(self, shard: str, value: float, *, offered: bool = True) -> None:
         weight = torch.full((8,), value)
@@ -110,4 +112,4 @@ def test_a_release_that_does_not_let_its_loader_be_replaced() -> None:
     model: Any = SimpleNamespace(named_parameters=lambda: [(BIAS, Fixed(torch.zeros(24)))])
     guard = Guard(LoadWatch([]), state="reverted")
     with pytest.raises(CaptureError, match=r"loader state reverted cannot be put on .*qkv_proj\.bias: "):
-        guard.install(model, case=CASE, configs=CONFIGS, optional=OPTIONAL)
+        guard.install(model, rows_of=rows_of)
